@@ -1,0 +1,1 @@
+"""The Temporal order fulfillment sample: payment, inventory, a human decision, delivery."""

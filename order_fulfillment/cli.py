@@ -1,0 +1,211 @@
+"""What the scripts share: arguments, the way to the server, error messages and exit codes.
+
+The SDK takes most of a second to import, so it is imported where it is needed: `--help` and
+mistakes on the command line are answered without it.
+"""
+
+import argparse
+import asyncio
+import os
+import re
+import shlex
+import sys
+import traceback
+from collections.abc import Coroutine
+from contextlib import suppress
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Never, NoReturn
+
+from order_fulfillment.shared import TASK_QUEUE
+
+if TYPE_CHECKING:
+    from temporalio.client import Client
+    from temporalio.runtime import Runtime
+
+DEFAULT_ADDRESS = "localhost:7233"
+CONNECT_SECONDS = 3
+MAX_TEXT_BYTES = 64_000
+
+
+class CommandError(Exception):
+    """Ends a script with exit code 1: one line that says what happened and what to do."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Reports a mistake in one line, with exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse with what is wrong."""
+        self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
+
+
+def limited_text(argument: str) -> str:
+    """An argument type: text of at most 64 kB that Temporal can keep."""
+    try:
+        size = len(argument.encode())
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("not valid UTF-8") from None
+    if size > MAX_TEXT_BYTES:
+        raise argparse.ArgumentTypeError(f"{size} bytes long, at most {MAX_TEXT_BYTES} are allowed")
+    return argument
+
+
+def order_id(argument: str) -> str:
+    """An argument type: the ID of an order, which is the ID of its workflow."""
+    if not argument:
+        raise argparse.ArgumentTypeError("an order ID cannot be empty")
+    return limited_text(argument)
+
+
+def printable(text: str) -> str:
+    """Show control characters instead of letting the terminal obey them."""
+    # The two joiners print nothing, and emoji and several scripts are spelled with them.
+    return "".join(
+        character
+        if character.isprintable() or character in "\u200c\u200d"
+        else character.encode("unicode_escape", "surrogatepass").decode()
+        for character in text
+    )
+
+
+def command(script: str, *verb_and_id: str) -> str:
+    """A command for the user to type: one of these scripts, quoted for the shell."""
+    words = [str(Path(sys.argv[0]).with_name(script)), *verb_and_id]
+    if words[-1].startswith("-"):
+        words.insert(-1, "--")
+    return " ".join(["uv run", *map(_quote, words)])
+
+
+def _quote(word: str) -> str:
+    if word == printable(word):
+        return shlex.quote(word)
+    escaped = re.sub(r"['\\]", r"\\\g<0>", word)
+    return f"$'{printable(escaped)}'"
+
+
+def hint(line: str) -> None:
+    """Tell a person something, on stderr: stdout is for programs."""
+    with suppress(BrokenPipeError):
+        print(printable(line), file=sys.stderr, flush=True)
+
+
+def task_queue() -> str:
+    """The task queue on which starter and worker meet."""
+    return os.environ.get("TEMPORAL_TASK_QUEUE") or TASK_QUEUE
+
+
+async def connect(runtime: "Runtime | None" = None) -> "Client":
+    """Connect to the server and namespace of Temporal's environment configuration.
+
+    Raises:
+        CommandError: when the configuration cannot be read, no Temporal server answers in
+            time, or the namespace does not exist.
+    """
+    from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+    from temporalio.client import Client
+    from temporalio.envconfig import ClientConfig
+    from temporalio.service import RPCError, RPCStatusCode
+
+    try:
+        config = ClientConfig.load_client_connect_config()
+    except Exception as error:  # noqa: BLE001 (the SDK's ConfigError is not public)
+        raise CommandError(
+            f"Temporal's environment configuration is broken: {_one_line(error)}; "
+            "mend it, or unset the TEMPORAL_* variable that leads to it"
+        ) from None
+    address = config.setdefault("target_host", DEFAULT_ADDRESS)
+    namespace = config["namespace"] = config.get("namespace") or "default"
+    try:
+        # The SDK waits for ever for a listener that accepts a connection and says nothing.
+        async with asyncio.timeout(CONNECT_SECONDS):
+            client = await Client.connect(**config, runtime=runtime)
+            await client.workflow_service.describe_namespace(
+                DescribeNamespaceRequest(namespace=namespace)
+            )
+    except RPCError as error:
+        if error.status == RPCStatusCode.NOT_FOUND:
+            raise CommandError(
+                f"there is no namespace {namespace!r} on {address}; create it with: "
+                f"uv run temporal operator namespace create {_quote(namespace)}"
+            ) from None
+        raise CommandError(f"the Temporal server at {address} refuses: {error.message}") from None
+    except TimeoutError:
+        raise _no_server(address, f"no answer in {CONNECT_SECONDS} seconds") from None
+    except (RuntimeError, ValueError) as error:
+        raise _no_server(address, _connect_cause(str(error))) from None
+    return client
+
+
+def _no_server(address: str, cause: str) -> CommandError:
+    port = address.rpartition(":")[2]
+    flags = "" if port == "7233" else f" --port {port}"
+    return CommandError(
+        f"no Temporal server at {address}: {cause}; start one with: "
+        f"uv run temporal server start-dev{flags}, or set TEMPORAL_ADDRESS"
+    )
+
+
+def _connect_cause(error: str) -> str:
+    """The gist of an error of the SDK's Rust core, which arrives as one long string."""
+    if "InvalidContentType" in error:
+        return "it does not speak TLS"
+    quoted = re.findall(r'"([^"]*)"', error)
+    return quoted[-1] if quoted else error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def run(main: Coroutine[Any, Any, None], *, interrupted: str) -> Never:
+    """Run a script to its end and leave with the right exit code.
+
+    Args:
+        main: The script; raises CommandError to end with exit code 1.
+        interrupted: What Ctrl-C means for the order.
+    """
+    status = _run(main, interrupted)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(BrokenPipeError):
+            stream.flush()
+    # The threads of the SDK's Rust core outlive the interpreter, which sometimes crashes
+    # while it shuts down (temporalio/sdk-python issue 300): so it does not shut down.
+    os._exit(status)
+
+
+def _run(main: Coroutine[Any, Any, None], interrupted: str) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        asyncio.run(_explained(main))
+    except CommandError as error:
+        hint(f"error: {error}")
+        return 1
+    except KeyboardInterrupt:
+        hint(f"interrupted: {interrupted}")
+        return 130
+    except BrokenPipeError:
+        return 0  # The reader, such as `head -1`, has all it wants.
+    except OSError as error:
+        hint(f"error: cannot write the output: {error.strerror}")
+        return 1
+    except Exception:  # noqa: BLE001 (a bug of ours: the only thing that shows a traceback)
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+async def _explained(main: Coroutine[Any, Any, None]) -> None:
+    """Put what the server may answer to any call into one line."""
+    try:
+        await main
+    except Exception as error:
+        from temporalio.service import RPCError, RPCStatusCode
+
+        if not isinstance(error, RPCError):
+            raise
+        if error.status == RPCStatusCode.UNAVAILABLE:
+            raise CommandError("the Temporal server went away; try again once it is back") from None
+        raise CommandError(f"the Temporal server refuses: {_one_line(error)}") from None

@@ -1,0 +1,55 @@
+"""The worker's log: a line for what is expected to happen, a traceback for what is not."""
+
+import logging
+
+from temporalio import activity, workflow
+from temporalio.exceptions import ApplicationError
+from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig
+
+from order_fulfillment.cli import printable
+
+
+def set_up_logs() -> Runtime:
+    """Log to stderr, and return the runtime that sends the log of the SDK's Rust core there."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter())
+    handler.addFilter(lambda record: _LATE_ANSWER not in record.getMessage())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    # The formatter names the order; these would append all they know to every line.
+    activity.logger.activity_info_on_message = False
+    workflow.logger.workflow_info_on_message = False
+    return Runtime(
+        telemetry=TelemetryConfig(
+            logging=LoggingConfig(
+                filter=LoggingConfig.default.filter,
+                forwarding=LogForwardingConfig(logger=logging.getLogger("temporalio.core")),
+            )
+        )
+    )
+
+
+class _Formatter(logging.Formatter):
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)s %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = logging.makeLogRecord(record.__dict__)
+        attempt = getattr(record, "temporal_activity", None)
+        order = attempt or getattr(record, "temporal_workflow", None)
+        error = record.exc_info and record.exc_info[1]
+        message = record.getMessage()
+        if attempt and isinstance(error, ApplicationError):
+            message = f"{attempt['activity_type']} failed: {error}"
+            line.exc_info = line.exc_text = None
+        elif message.startswith(_UNREADABLE_SIGNAL):
+            message = f"Ignored an unreadable signal: {error and error.__cause__}"
+            line.exc_info = line.exc_text = None
+        line.msg = printable(f"{order['workflow_id']}: {message}" if order else message)
+        line.args = None
+        return super().format(line)
+
+
+# What the SDK's log says of a signal whose payload it cannot decode, and of a query whose
+# asker has gone.
+_UNREADABLE_SIGNAL = "Failed deserializing signal input"
+_LATE_ANSWER = "Query not found when attempting to respond to it"

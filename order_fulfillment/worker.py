@@ -1,0 +1,132 @@
+"""Hosts the order workflow and its activities: `uv run worker.py`."""
+
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from order_fulfillment.cli import ArgumentParser, CommandError, connect, run, task_queue
+
+if TYPE_CHECKING:
+    from temporalio.client import Client
+    from temporalio.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+
+async def work(pid_file: Path) -> None:
+    """Serve orders until SIGTERM or SIGINT.
+
+    Raises:
+        CommandError: when there is no server, or another worker holds the PID file.
+    """
+    from order_fulfillment.logs import set_up_logs
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    client = await connect(set_up_logs())
+    worker = create_worker(client, task_queue())
+    with _held(pid_file):
+        async with worker:
+            logger.info(
+                "Worker %d is polling task queue %r of namespace %r at %s",
+                os.getpid(),
+                worker.task_queue,
+                client.namespace,
+                client.service_client.config.target_host,
+            )
+            await stop.wait()
+
+
+def create_worker(client: "Client", task_queue: str) -> "Worker":
+    """The worker of this sample; the tests run the same one."""
+    from temporalio.worker import PollerBehaviorAutoscaling, Worker
+
+    from order_fulfillment.activities import deliver_order, process_payment, reserve_inventory
+    from order_fulfillment.interceptor import SignalGuard
+    from order_fulfillment.workflow import OrderWorkflow
+
+    return Worker(
+        client,
+        task_queue=task_queue,
+        workflows=[OrderWorkflow],
+        activities=[process_payment, reserve_inventory, deliver_order],
+        interceptors=[SignalGuard()],
+        # Time for running activities to finish after SIGTERM.
+        graceful_shutdown_timeout=timedelta(seconds=5),
+        # An order's next task goes to the worker that has the order in its cache. When that
+        # worker has died, Temporal waits this long before it asks another one.
+        sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
+        # The default of five pollers each lets a burst of new orders starve.
+        workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
+        activity_task_poller_behavior=PollerBehaviorAutoscaling(),
+    )
+
+
+@contextmanager
+def _held(pid_file: Path) -> Iterator[None]:
+    """Keep this process's ID in a file that no other worker can take meanwhile."""
+    try:
+        file = _take(pid_file)
+    except OSError as error:
+        raise CommandError(
+            f"cannot write {str(pid_file)!r}: {error.strerror}; name another --pid-file"
+        ) from None
+    with file:
+        file.truncate(0)
+        print(os.getpid(), file=file, flush=True)
+        try:
+            yield
+        finally:
+            if _is_at(file, pid_file):
+                pid_file.unlink()
+
+
+def _take(pid_file: Path) -> TextIO:
+    """Open and lock the file; the lock, unlike an ID in it, cannot outlive its process."""
+    while True:
+        file = pid_file.open("a+", errors="replace")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise CommandError(
+                f"{str(pid_file)!r} is held by worker {file.read(20).strip()}; "
+                "stop that worker, or give this one a --pid-file of its own"
+            ) from None
+        # Its last owner may have removed the file just before we locked it.
+        if _is_at(file, pid_file):
+            return file
+        file.close()
+
+
+def _is_at(file: TextIO, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def main() -> None:
+    """Read the command line and serve orders."""
+    parser = ArgumentParser(description="Host the order workflow and its activities.")
+    parser.add_argument(
+        "--pid-file",
+        metavar="PATH",
+        type=Path,
+        default=Path("worker.pid"),
+        help="where to keep the worker's process ID (default: %(default)s)",
+    )
+    arguments = parser.parse_args()
+    run(work(arguments.pid_file), interrupted="orders wait for the next worker")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""Servers, workers and scripts of the tests' own; nothing of the developer's is used."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+
+SCRIPTS = Path(__file__).parent.parent / "order_fulfillment"
+
+
+def clean_environment() -> dict[str, str]:
+    """The environment without the developer's own Temporal settings and profile file."""
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("TEMPORAL_")
+    }
+    return environment | {"TEMPORAL_CONFIG_FILE": os.devnull, "NO_COLOR": "1"}
+
+
+def wait_until[T](condition: Callable[[], T], what: str, seconds: float = 30) -> T:
+    """Wait for a condition to hold, and return what it returned.
+
+    Raises:
+        AssertionError: when it does not hold in time.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if result := condition():
+            return result
+        time.sleep(0.02)
+    raise AssertionError(f"waited {seconds} seconds for {what}")
+
+
+@dataclass
+class Shop:
+    """A folder and a task queue of their own, on some server, to run the real scripts with."""
+
+    folder: Path
+    environment: dict[str, str]
+
+    def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a script to its end."""
+        process = self.start(script, *arguments)
+        stdout, stderr = process.communicate(timeout=60)
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
+        """Start a script and go on."""
+        return subprocess.Popen(
+            [sys.executable, SCRIPTS / script, *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def start_order(self, *arguments: str) -> str:
+        """Start an order and return its ID."""
+        started = self.run("starter.py", *arguments)
+        assert started.returncode == 0, started.stderr
+        return started.stdout.strip()
+
+    def wait_for_status(self, order_id: str, status: str) -> None:
+        """Wait until the order has this status."""
+        wait_until(
+            lambda: self.run("signals.py", "status", order_id).stdout.strip() == status,
+            f"{order_id} to be {status}",
+        )
+
+    @contextmanager
+    def worker(self, *arguments: str) -> Iterator["RunningWorker"]:
+        """Run the real worker, stopped at the end if it still runs."""
+        log = self.folder / f"worker-{uuid4().hex[:6]}.log"
+        with log.open("w") as stderr:
+            process = subprocess.Popen(
+                [sys.executable, SCRIPTS / "worker.py", *arguments],
+                cwd=self.folder,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stderr,
+                stderr=stderr,
+            )
+        worker = RunningWorker(process, log)
+        try:
+            wait_until(lambda: " is polling " in worker.log, "the worker to poll")
+            yield worker
+        finally:
+            process.terminate()
+            try:
+                process.wait(timeout=15)
+            finally:
+                process.kill()
+
+
+@dataclass
+class RunningWorker:
+    """A worker process, and what it has logged."""
+
+    process: subprocess.Popen[bytes]
+    log_file: Path
+
+    @property
+    def log(self) -> str:
+        """Everything the worker has logged so far."""
+        return self.log_file.read_text()
+
+
+@pytest.fixture(scope="session")
+async def dev_server() -> AsyncIterator[Client]:
+    """A client of a real dev server on a free port."""
+    async with await WorkflowEnvironment.start_local(
+        # On PATH where the wheel exists; elsewhere None lets the SDK download it.
+        dev_server_existing_path=shutil.which("temporal"),
+        dev_server_log_level="error",
+        dev_server_extra_args=[
+            "--dynamic-config-value",
+            "history.transferProcessorMaxPollRPS=10000",
+        ],
+    ) as environment:
+        yield environment.client
+
+
+def address_of(client: Client) -> str:
+    """The address of the server that a client is connected to."""
+    return client.service_client.config.target_host
+
+
+@pytest.fixture
+def shop(dev_server: Client, tmp_path: Path) -> Shop:
+    """A shop of the test's own on the dev server, without a worker."""
+    return Shop(
+        tmp_path,
+        clean_environment()
+        | {
+            "TEMPORAL_ADDRESS": address_of(dev_server),
+            "TEMPORAL_TASK_QUEUE": f"orders-{uuid4().hex[:8]}",
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def open_shop(dev_server: Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    """A shop with a running worker, shared by tests that leave the worker alone."""
+    shop = Shop(
+        tmp_path_factory.mktemp("shop"),
+        clean_environment()
+        | {"TEMPORAL_ADDRESS": address_of(dev_server), "TEMPORAL_TASK_QUEUE": "open-shop"},
+    )
+    with shop.worker():
+        yield shop
+
+
+@pytest.fixture(scope="session")
+async def time_skipping_server() -> AsyncIterator[WorkflowEnvironment]:
+    """A server whose clock jumps ahead while orders wait."""
+    async with await WorkflowEnvironment.start_time_skipping(
+        test_server_existing_path=shutil.which("temporal-test-server")
+    ) as environment:
+        yield environment
