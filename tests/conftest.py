@@ -161,10 +161,13 @@ def open_shop(dev_server: Client, tmp_path_factory: pytest.TempPathFactory) -> I
         yield shop
 
 
-@pytest.fixture(scope="session")
-async def time_skipping_server() -> AsyncIterator[WorkflowEnvironment]:
-    """A server whose clock jumps ahead while orders wait."""
+@pytest.fixture
+async def time_skipping_server() -> AsyncIterator[Client]:
+    """A client of a server whose clock jumps ahead while a test waits for a result.
+
+    Each test has its own: the clock of one that has served others may have jumped decades.
+    """
     async with await WorkflowEnvironment.start_time_skipping(
         test_server_existing_path=shutil.which("temporal-test-server")
     ) as environment:
-        yield environment
+        yield environment.client
