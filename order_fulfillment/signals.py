@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     type OrderHandle = WorkflowHandle[OrderWorkflow, OrderResult]
 
-QUERY_SECONDS = 7
+QUERY_SECONDS = 5
 
 
 class UnansweredError(CommandError):

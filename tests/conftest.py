@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,6 +16,7 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 SCRIPTS = Path(__file__).parent.parent / "order_fulfillment"
+WORKFLOW_BUG = '# raise RuntimeError("workflow bug!")'
 
 
 def clean_environment() -> dict[str, str]:
@@ -46,6 +47,24 @@ class Shop:
 
     folder: Path
     environment: dict[str, str]
+    scripts: Path = SCRIPTS
+
+    def with_workflow(self, old: str, new: str) -> "Shop":
+        """The same shop, run by a copy of the code with a change in workflow.py."""
+        root = self.folder / f"code-{uuid4().hex[:6]}"
+        package = root / SCRIPTS.name
+        shutil.copytree(SCRIPTS, package, ignore=shutil.ignore_patterns("__pycache__"))
+        workflow = package / "workflow.py"
+        code = workflow.read_text()
+        assert code.count(old) == 1
+        workflow.write_text(code.replace(old, new))
+        return replace(
+            self, environment=self.environment | {"PYTHONPATH": str(root)}, scripts=package
+        )
+
+    def with_workflow_bug(self) -> "Shop":
+        """The same shop, run by a copy of the code with the sample's bug uncommented."""
+        return self.with_workflow(WORKFLOW_BUG, WORKFLOW_BUG.removeprefix("# "))
 
     def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a script to its end."""
@@ -56,7 +75,7 @@ class Shop:
     def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
         """Start a script and go on."""
         return subprocess.Popen(
-            [sys.executable, SCRIPTS / script, *arguments],
+            [sys.executable, self.scripts / script, *arguments],
             cwd=self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -84,7 +103,7 @@ class Shop:
         log = self.folder / f"worker-{uuid4().hex[:6]}.log"
         with log.open("w") as stderr:
             process = subprocess.Popen(
-                [sys.executable, SCRIPTS / "worker.py", *arguments],
+                [sys.executable, self.scripts / "worker.py", *arguments],
                 cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,

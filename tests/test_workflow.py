@@ -441,6 +441,7 @@ async def test_the_web_ui_can_tell_the_story_in_words(dev_server: Client, task_q
             event.user_metadata.summary.data.decode()
             for event in (await order.fetch_history()).events
             if event.HasField("user_metadata")
+            and not event.HasField("timer_canceled_event_attributes")
         ]
         assert "30 seconds" in metadata.current_details
         assert summaries == [
