@@ -51,10 +51,10 @@ async def start(workflow_id: str, order: Order, wait: bool) -> None:
             f"an order {workflow_id!r} exists already; choose another --workflow-id"
         ) from None
     print(workflow_id, flush=True)
+    hint(f"approve it: {command('signals.py', 'approve', workflow_id)}")
     if wait:
         await print_result(handle)
     else:
-        hint(f"approve it: {command('signals.py', 'approve', workflow_id)}")
         hint(f"see where it stands: {command('signals.py', 'status', workflow_id)}")
 
 

@@ -95,7 +95,7 @@ class OrderWorkflow:
 
         tracking_number = None
         if self._decision is None:
-            message = f"no decision within {order.approval_timeout:g} seconds"
+            message = f"no decision within {order.approval_timeout:g} s"
             self._enter(OrderStatus.EXPIRED, f"Expired: {message}.")
         elif not self._decision.approved:
             message = self._decision.message
