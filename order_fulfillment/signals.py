@@ -21,7 +21,6 @@ from order_fulfillment.cli import (
 from order_fulfillment.shared import ApprovalDecision, OrderResult
 
 if TYPE_CHECKING:
-    from temporalio.api.history.v1 import HistoryEvent
     from temporalio.client import WorkflowHandle
 
     from order_fulfillment.workflow import OrderWorkflow
@@ -114,20 +113,13 @@ async def query[T](handle: "OrderHandle", query: "Callable[[OrderWorkflow], T]")
     failing = None
     async for event in handle.fetch_history_events():
         if event.HasField("workflow_task_failed_event_attributes"):
-            failing = workflow_task_failure(event)
+            failure = event.workflow_task_failed_event_attributes.failure
+            failing = f"{failure.application_failure_info.type}: {failure.message}"
         elif event.HasField("workflow_task_completed_event_attributes"):
             failing = None
     if failing:
         raise UnansweredError(f"the workflow task of order {handle.id!r} fails: {failing}")
     raise UnansweredError(f"no worker answers; start one with: {command('worker.py')}")
-
-
-def workflow_task_failure(event: "HistoryEvent") -> str | None:
-    """The error of the workflow's code that made a workflow task fail, if one did."""
-    failure = event.workflow_task_failed_event_attributes.failure
-    if not failure.message:
-        return None
-    return f"{failure.application_failure_info.type or 'error'}: {failure.message}"
 
 
 async def print_result(handle: "OrderHandle") -> None:
@@ -166,11 +158,8 @@ async def _report_progress(handle: "OrderHandle", say_once: Callable[[str], None
 
     async def follow_history() -> None:
         # A history is a stream of events that stays open as long as the order.
-        async for event in handle.fetch_history_events(wait_new_event=True):
-            if failure := workflow_task_failure(event):
-                say_once(f"still waiting: the workflow task fails: {failure}")
-            else:
-                news.set()
+        async for _ in handle.fetch_history_events(wait_new_event=True):
+            news.set()
 
     following = asyncio.create_task(follow_history())
     # Whoever waits for the result meets a lost connection too, and reports it.

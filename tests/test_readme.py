@@ -1,0 +1,100 @@
+"""The commands of the README's scenarios, run as they stand there."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import SCRIPTS, Shop
+
+README = (SCRIPTS.parent / "README.md").read_text()
+SCENARIOS = re.findall(r"^### (\d\. .+?)\n(.+?)(?=^##)", README, re.MULTILINE | re.DOTALL)
+WORKFLOW_BUG = SCENARIOS[5][0]
+
+
+def commands(section: str) -> str:
+    """The commands of a section of the README."""
+    return "\n".join(re.findall(r"```bash\n(.+?)```", section, re.DOTALL))
+
+
+def without_chance(output: str) -> list[str]:
+    """Output without what differs from run to run: IDs, and which statuses were seen."""
+    lines = re.sub(r"\b(order|auth|hold|track)-[0-9a-f]{8,}", r"\1-ID", output).splitlines()
+    final = ("status: FULFILLED", "status: EXPIRED")
+    return [line for line in lines if not line.startswith("status: ") or line in final]
+
+
+def copy_of_the_sample(shop: Shop, name: str) -> Shop:
+    root = shop.folder / name
+    package = root / SCRIPTS.name
+    shutil.copytree(SCRIPTS, package, ignore=shutil.ignore_patterns("__pycache__", "worker.pid"))
+    shutil.copy(SCRIPTS.parent / "pyproject.toml", root)
+    environment = {
+        "PATH": f"{Path(os.environ['UV']).parent}:{os.environ['PATH']}",
+        # The copy's code, in the environment that the tests run in.
+        "PYTHONPATH": str(root),
+        "UV_PROJECT_ENVIRONMENT": sys.prefix,
+        "UV_NO_SYNC": "1",
+        "TEMPORAL_TASK_QUEUE": f"{shop.environment['TEMPORAL_TASK_QUEUE']}-{name}",
+    }
+    return replace(
+        shop, folder=package, environment=shop.environment | environment, scripts=package
+    )
+
+
+class Scenario:
+    """A scenario's commands, running; the output goes to a file, which background jobs outlive."""
+
+    def __init__(self, shop: Shop, title: str, section: str) -> None:
+        self._output = shop.folder / f"{title}.output"
+        with self._output.open("w") as output:
+            self._process = subprocess.Popen(
+                ["bash", "-c", commands(section)],
+                cwd=shop.folder,
+                env=shop.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+
+    def output(self) -> str:
+        self._process.wait(timeout=60)
+        return self._output.read_text()
+
+
+@pytest.fixture(scope="module")
+def running(open_shop: Shop) -> Iterator[dict[str, Scenario]]:
+    """The scenarios, all running at once; the one that restarts its worker has its own."""
+    shop = copy_of_the_sample(open_shop, "five")
+    buggy_shop = copy_of_the_sample(open_shop, "bug")
+    with shop.worker(), buggy_shop.worker():
+        yield {
+            title: Scenario(buggy_shop if title == WORKFLOW_BUG else shop, title, section)
+            for title, section in SCENARIOS
+        }
+        subprocess.run(
+            ["bash", "-c", commands(README.split("## Clean up")[1].split("\n## ")[0])],
+            cwd=buggy_shop.folder,
+            check=True,
+        )
+
+
+def test_there_are_six_scenarios() -> None:
+    assert len(SCENARIOS) == 6
+
+
+@pytest.mark.parametrize(("title", "section"), SCENARIOS, ids=[title for title, _ in SCENARIOS])
+def test_a_scenario_prints_what_the_readme_shows(
+    running: dict[str, Scenario], title: str, section: str
+) -> None:
+    shown = "".join(re.findall(r"```text\n(.+?)```", section, re.DOTALL))
+
+    printed = running[title].output()
+
+    assert without_chance(printed) == without_chance(shown)
