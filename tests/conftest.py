@@ -19,6 +19,18 @@ SCRIPTS = Path(__file__).parent.parent / "order_fulfillment"
 WORKFLOW_BUG = '# raise RuntimeError("workflow bug!")'
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--full-size", action="store_true", help="run the endurance tests at their full size"
+    )
+
+
+@pytest.fixture(scope="session")
+def full_size(pytestconfig: pytest.Config) -> bool:
+    """Whether to take minutes over what otherwise takes seconds."""
+    return bool(pytestconfig.getoption("full_size"))
+
+
 def clean_environment() -> dict[str, str]:
     """The environment without the developer's own Temporal settings and profile file."""
     environment = {
@@ -49,22 +61,21 @@ class Shop:
     environment: dict[str, str]
     scripts: Path = SCRIPTS
 
-    def with_workflow(self, old: str, new: str) -> "Shop":
-        """The same shop, run by a copy of the code with a change in workflow.py."""
+    def with_change(self, file: str, old: str, new: str) -> "Shop":
+        """The same shop, run by a copy of the code with a change in it."""
         root = self.folder / f"code-{uuid4().hex[:6]}"
         package = root / SCRIPTS.name
         shutil.copytree(SCRIPTS, package, ignore=shutil.ignore_patterns("__pycache__"))
-        workflow = package / "workflow.py"
-        code = workflow.read_text()
+        code = (package / file).read_text()
         assert code.count(old) == 1
-        workflow.write_text(code.replace(old, new))
+        (package / file).write_text(code.replace(old, new))
         return replace(
             self, environment=self.environment | {"PYTHONPATH": str(root)}, scripts=package
         )
 
     def with_workflow_bug(self) -> "Shop":
         """The same shop, run by a copy of the code with the sample's bug uncommented."""
-        return self.with_workflow(WORKFLOW_BUG, WORKFLOW_BUG.removeprefix("# "))
+        return self.with_change("workflow.py", WORKFLOW_BUG, WORKFLOW_BUG.removeprefix("# "))
 
     def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a script to its end."""

@@ -45,6 +45,15 @@ async def events(handle: OrderHandle) -> list[str]:
     ]
 
 
+async def attempts(handle: OrderHandle) -> list[int]:
+    """How many attempts each step of the order took."""
+    return [
+        event.activity_task_started_event_attributes.attempt
+        for event in (await handle.fetch_history()).events
+        if event.HasField("activity_task_started_event_attributes")
+    ]
+
+
 async def until_event(handle: OrderHandle, name: str) -> None:
     async def happened() -> bool:
         return name in await events(handle)

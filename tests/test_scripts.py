@@ -238,7 +238,9 @@ async def test_a_canceled_order_is_an_error_for_who_waits(
 def test_another_decision_than_the_one_that_stands_is_an_error(shop: Shop) -> None:
     order_id = shop.start_order()
     # An activity that no worker has keeps the order open after its decision.
-    with shop.with_workflow("process_payment,\n", '"payment_of_tomorrow",\n').worker():
+    with shop.with_change(
+        "workflow.py", "            process_payment,\n", '            "payment_of_tomorrow",\n'
+    ).worker():
         first = shop.run("signals.py", "approve", order_id, "--note", "Good")
         same = shop.run("signals.py", "approve", order_id, "--note", "Good")
         other_note = shop.run("signals.py", "approve", order_id, "--note", "Very good")

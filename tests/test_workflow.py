@@ -20,7 +20,7 @@ from order_fulfillment.activities import process_payment, reserve_inventory
 from order_fulfillment.shared import ApprovalDecision, Delivery, OrderStatus
 from order_fulfillment.worker import create_worker
 from order_fulfillment.workflow import OrderWorkflow
-from tests.orders import OrderHandle, events, place, until_event, until_status
+from tests.orders import OrderHandle, attempts, events, place, until_event, until_status
 
 APPROVED = ApprovalDecision(True, "Approved instantly")
 REJECTED = ApprovalDecision(False, "Too risky")
@@ -242,15 +242,6 @@ async def test_an_outage_that_heals_is_survived(
 
         assert (await order.result()).status == OrderStatus.FULFILLED
         assert await attempts(order) == [1, recovers_after + 1, 1]
-
-
-async def attempts(handle: OrderHandle) -> list[int]:
-    """How many attempts each step of the order took."""
-    return [
-        event.activity_task_started_event_attributes.attempt
-        for event in (await handle.fetch_history()).events
-        if event.HasField("activity_task_started_event_attributes")
-    ]
 
 
 @pytest.mark.parametrize("card_expiry", ["12/23", "13/27", "soon"])
