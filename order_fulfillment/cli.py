@@ -32,6 +32,21 @@ class CommandError(Exception):
     """Ends a script with exit code 1: one line that says what happened and what to do."""
 
 
+class NoServerError(CommandError):
+    """No Temporal server answers at the configured address."""
+
+    def __init__(self, address: str, namespace: str, cause: str) -> None:
+        port = address.rpartition(":")[2]
+        flags = "" if port == "7233" else f" --port {port}"
+        super().__init__(
+            f"no Temporal server at {address}: {cause}; start one with: "
+            f"uv run temporal server start-dev{flags}, or set TEMPORAL_ADDRESS"
+        )
+        self.address = address
+        self.namespace = namespace
+        self.cause = cause
+
+
 class ArgumentParser(argparse.ArgumentParser):
     """Reports a mistake in one line, with exit code 2."""
 
@@ -99,8 +114,9 @@ async def connect(runtime: "Runtime | None" = None) -> "Client":
     """Connect to the server and namespace of Temporal's environment configuration.
 
     Raises:
-        CommandError: when the configuration cannot be read, no Temporal server answers in
-            time, or the namespace does not exist.
+        NoServerError: when no Temporal server answers in time.
+        CommandError: when the configuration cannot be read, or the server refuses or has no
+            such namespace.
     """
     from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
     from temporalio.client import Client
@@ -131,26 +147,17 @@ async def connect(runtime: "Runtime | None" = None) -> "Client":
             ) from None
         raise CommandError(f"the Temporal server at {address} refuses: {error.message}") from None
     except TimeoutError:
-        raise _no_server(address, f"no answer in {CONNECT_SECONDS} seconds") from None
+        raise NoServerError(address, namespace, f"no answer in {CONNECT_SECONDS} seconds") from None
     except (RuntimeError, ValueError) as error:
-        raise _no_server(address, _connect_cause(str(error))) from None
+        raise NoServerError(address, namespace, _connect_cause(str(error))) from None
     return client
-
-
-def _no_server(address: str, cause: str) -> CommandError:
-    port = address.rpartition(":")[2]
-    flags = "" if port == "7233" else f" --port {port}"
-    return CommandError(
-        f"no Temporal server at {address}: {cause}; start one with: "
-        f"uv run temporal server start-dev{flags}, or set TEMPORAL_ADDRESS"
-    )
 
 
 def _connect_cause(error: str) -> str:
     """The gist of an error of the SDK's Rust core, which arrives as one long string."""
     if "InvalidContentType" in error:
         return "it does not speak TLS"
-    quoted = re.findall(r'"([^"]*)"', error)
+    quoted = [part for part in re.findall(r'"([^"]*)"', error) if part]
     return quoted[-1] if quoted else error
 
 

@@ -1,0 +1,227 @@
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from random import randrange
+
+import pytest
+from temporalio.client import Client
+
+from tests.conftest import SCRIPTS, Shop, address_of, clean_environment, wait_until
+
+
+@dataclass
+class RunningDemo:
+    """A demo with a folder of its own for temporary files, and what it has printed."""
+
+    process: subprocess.Popen[bytes]
+    address: str
+    temporary: Path
+    output_file: Path
+
+    @property
+    def output(self) -> str:
+        return self.output_file.read_text()
+
+    def wait_for_output(self, text: str) -> None:
+        wait_until(
+            lambda: text in self.output or self.process.poll() is not None,
+            f"the demo to say {text}",
+        )
+        assert text in self.output
+
+    def end(self) -> int:
+        return self.process.wait(timeout=90)
+
+    def processes(self) -> list[int]:
+        """The IDs of the processes that have this demo's environment."""
+        mark = f"TMPDIR={self.temporary}\0".encode()
+        ids = list[int]()
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if mark in (process / "environ").read_bytes():
+                    ids.append(int(process.name))
+        return ids
+
+    def has_left_nothing(self) -> bool:
+        return (
+            not self.processes()
+            and not list(self.temporary.iterdir())
+            and not any(_listens(port) for port in self._ports())
+        )
+
+    def _ports(self) -> tuple[int, int]:
+        port = int(self.address.rpartition(":")[2])
+        return port, port + 1000
+
+
+@contextmanager
+def demo_running(
+    folder: Path, *arguments: str, address: str | None = None, **environment: str
+) -> Iterator[RunningDemo]:
+    """Start the demo, by default for a free port, and kill it with its children at the end."""
+    temporary = folder / "temporary"
+    temporary.mkdir()
+    output = folder / "output"
+    address = address or f"localhost:{_free_port()}"
+    with output.open("w") as stream:
+        process = subprocess.Popen(
+            [sys.executable, SCRIPTS / "demo.py", *arguments],
+            cwd=folder,
+            env=clean_environment()
+            | {"TEMPORAL_ADDRESS": address, "TMPDIR": str(temporary), "HOME": str(temporary)}
+            | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+        )
+    demo = RunningDemo(process, address, temporary, output)
+    try:
+        yield demo
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+        for left_behind in demo.processes():
+            os.kill(left_behind, signal.SIGKILL)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def whole_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDemo]:
+    """The demo as newcomers start it; it plays while the other tests run."""
+    with demo_running(tmp_path_factory.mktemp("whole")) as demo:
+        yield demo
+
+
+@pytest.mark.parametrize(
+    "moment", ["Temporal server: ", "starter.py 'Invalid Payment'", "The server stops now"]
+)
+def test_ctrl_c_leaves_no_process_no_port_and_no_file(tmp_path: Path, moment: str) -> None:
+    with demo_running(tmp_path, "--scenario", "invalid-payment") as demo:
+        demo.wait_for_output(moment)
+
+        # Again and again, as impatient people do.
+        while demo.process.poll() is None:
+            demo.process.send_signal(signal.SIGINT)
+            time.sleep(0.05)
+
+        assert demo.end() == 130, demo.output
+        assert demo.output.splitlines()[-1].startswith("interrupted: ")
+        assert demo.has_left_nothing()
+
+
+def test_keep_leaves_server_and_worker_running_and_says_how_to_stop_them(tmp_path: Path) -> None:
+    with demo_running(tmp_path, "--scenario", "invalid-payment", "--keep") as demo:
+        assert demo.end() == 0, demo.output
+        stop = re.findall(r"^\$ (kill [0-9]+ [0-9]+; rm -r .*)$", demo.output, re.MULTILINE)
+        for process_id in re.findall("[0-9]+", stop[0].partition(";")[0]):
+            os.kill(int(process_id), 0)
+        assert re.search(
+            r"http://localhost:[0-9]+/namespaces/default/workflows/order-", demo.output
+        )
+
+        subprocess.run(["sh", "-c", *stop], check=True)
+
+        wait_until(demo.has_left_nothing, "server and worker to stop")
+
+
+async def test_a_running_server_and_worker_are_left_alone(
+    open_shop: Shop, dev_server: Client, tmp_path: Path
+) -> None:
+    mine = open_shop.start_order()
+
+    with demo_running(
+        tmp_path,
+        *("--scenario", "invalid-payment"),
+        address=address_of(dev_server),
+        TEMPORAL_TASK_QUEUE=open_shop.environment["TEMPORAL_TASK_QUEUE"],
+    ) as demo:
+        assert demo.end() == 0, demo.output
+
+    theirs = re.findall("^order-[0-9a-f]{8}$", demo.output, re.MULTILINE)[0]
+    description = await dev_server.get_workflow_handle(theirs).describe()
+    assert description.task_queue != open_shop.environment["TEMPORAL_TASK_QUEUE"]
+    assert open_shop.run("signals.py", "status", mine).stdout == "AWAITING_APPROVAL\n"
+
+
+async def test_an_interrupted_demo_leaves_no_open_order_on_a_running_server(
+    dev_server: Client, tmp_path: Path
+) -> None:
+    with demo_running(tmp_path, "--scenario", "happy-path", address=address_of(dev_server)) as demo:
+        demo.wait_for_output("see where it stands")
+        order = re.findall("^order-[0-9a-f]{8}$", demo.output, re.MULTILINE)[0]
+
+        demo.process.send_signal(signal.SIGINT)
+
+        assert demo.end() == 130, demo.output
+    description = await dev_server.get_workflow_handle(order).describe()
+    assert description.close_time
+
+
+def test_a_port_taken_by_something_else_is_reported_in_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("localhost", 0)) as taken:
+        address = f"localhost:{taken.getsockname()[1]}"
+        with demo_running(tmp_path, address=address) as demo:
+            assert demo.end() == 1, demo.output
+    assert demo.output.count("\n") == 1
+    assert f"something listens at {address}, but it is no Temporal server" in demo.output
+
+
+def test_an_unexpected_outcome_ends_with_exit_code_1_and_keeps_the_log(tmp_path: Path) -> None:
+    # A package in which the wrong error fails the payment.
+    package = tmp_path / "order_fulfillment"
+    shutil.copytree(SCRIPTS, package)
+    activities = package / "activities.py"
+    activities.write_text(
+        activities.read_text().replace('type="PaymentValidationError"', 'type="Strike"')
+    )
+
+    with demo_running(tmp_path, "--scenario", "invalid-payment", PYTHONPATH=str(tmp_path)) as demo:
+        assert demo.end() == 1, demo.output
+
+    assert re.search("\ninvalid-payment +PaymentValidationError +Strike ", demo.output)
+    assert "0 of 1 ended as expected" in demo.output
+    [folder] = re.findall("the logs are in (.*)", demo.output)
+    assert Path(folder, "worker.log").exists()
+
+
+def test_the_demo_plays_seven_scenarios_to_their_expected_ends(whole_demo: RunningDemo) -> None:
+    assert whole_demo.end() == 0, whole_demo.output
+
+    summary = re.findall(
+        r"^([a-z-]+)  +([\w, :]+?)  +([\w, :]+?)  +[0-9.]+$", whole_demo.output, re.MULTILINE
+    )
+    assert summary == [
+        (name, ending, ending)
+        for name, ending in {
+            "happy-path": "FULFILLED",
+            "api-downtime": "InventoryUnavailableError",
+            "invalid-payment": "PaymentValidationError",
+            "human-in-the-loop": "REJECTED",
+            "auto-expiry": "EXPIRED",
+            "workflow-bug": "FULFILLED, payments: 1",
+            "worker-crash": "FULFILLED, each step once",
+        }.items()
+    ]
+    assert "\x1b" not in whole_demo.output
+    assert whole_demo.has_left_nothing()
+
+
+def _free_port() -> int:
+    """A port that is free, as is the Web UI's; not one that the system gives to connections."""
+    while True:
+        port = randrange(10_000, 30_000)
+        if not _listens(port) and not _listens(port + 1000):
+            return port
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as candidate:
+        return candidate.connect_ex(("127.0.0.1", port)) == 0
