@@ -13,7 +13,7 @@ import sys
 import traceback
 from collections.abc import Coroutine
 from contextlib import suppress
-from io import TextIOWrapper
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never, NoReturn
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from temporalio.runtime import Runtime
 
 DEFAULT_ADDRESS = "localhost:7233"
-CONNECT_SECONDS = 3
+ANSWER_SECONDS = 3
 MAX_TEXT_BYTES = 64_000
 
 
@@ -36,12 +36,14 @@ class NoServerError(CommandError):
     """No Temporal server answers at the configured address."""
 
     def __init__(self, address: str, namespace: str, cause: str) -> None:
-        port = address.rpartition(":")[2]
-        flags = "" if port == "7233" else f" --port {port}"
-        super().__init__(
-            f"no Temporal server at {address}: {cause}; start one with: "
-            f"uv run temporal server start-dev{flags}, or set TEMPORAL_ADDRESS"
-        )
+        advice = "check TEMPORAL_ADDRESS and TEMPORAL_TLS*, or your profile"
+        if cause == "Connection refused":
+            port = address.rpartition(":")[2]
+            flags = "" if port == "7233" else f" --port {port}"
+            advice = (
+                f"start one with: uv run temporal server start-dev{flags}, or set TEMPORAL_ADDRESS"
+            )
+        super().__init__(f"no Temporal server at {address}: {cause}; {advice}")
         self.address = address
         self.namespace = namespace
         self.cause = cause
@@ -49,6 +51,16 @@ class NoServerError(CommandError):
 
 class ArgumentParser(argparse.ArgumentParser):
     """Reports a mistake in one line, with exit code 2."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Called by argparse with its last words."""
+        self._print_message(message or "", sys.stderr)
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            try:
+                stream.flush()
+            except OSError:  # Nobody listens. Python would try again, and end with status 120.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        sys.exit(status)
 
     def error(self, message: str) -> NoReturn:
         """Called by argparse with what is wrong."""
@@ -77,11 +89,15 @@ def printable(text: str) -> str:
     """Show control characters instead of letting the terminal obey them."""
     # The two joiners print nothing, and emoji and several scripts are spelled with them.
     return "".join(
-        character
-        if character.isprintable() or character in "\u200c\u200d"
-        else character.encode("unicode_escape", "surrogatepass").decode()
+        character if character.isprintable() or character in "\u200c\u200d" else _escape(character)
         for character in text
     )
+
+
+def _escape(character: str) -> str:
+    escape = character.encode("unicode_escape", "surrogatepass").decode()
+    # The shell takes \x85 for a byte, which is not what UTF-8 has for this character.
+    return escape.replace(r"\x", r"\u00") if character > "\x7f" else escape
 
 
 def command(script: str, *verb_and_id: str) -> str:
@@ -101,7 +117,7 @@ def _quote(word: str) -> str:
 
 def hint(line: str) -> None:
     """Tell a person something, on stderr: stdout is for programs."""
-    with suppress(BrokenPipeError):
+    with suppress(OSError):  # Nobody may listen.
         print(printable(line), file=sys.stderr, flush=True)
 
 
@@ -121,20 +137,30 @@ async def connect(runtime: "Runtime | None" = None) -> "Client":
     from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
     from temporalio.client import Client
     from temporalio.envconfig import ClientConfig
+    from temporalio.runtime import Runtime, TelemetryConfig
     from temporalio.service import RPCError, RPCStatusCode
 
     try:
-        config = ClientConfig.load_client_connect_config()
+        config = ClientConfig.load_client_connect_config(
+            # Given all of the environment, the SDK panics at a byte that is not UTF-8.
+            override_env_vars={
+                name: value for name, value in os.environ.items() if name.startswith("TEMPORAL_")
+            }
+        )
     except Exception as error:  # noqa: BLE001 (the SDK's ConfigError is not public)
         raise CommandError(
             f"Temporal's environment configuration is broken: {_one_line(error)}; "
             "mend it, or unset the TEMPORAL_* variable that leads to it"
         ) from None
     address = config.setdefault("target_host", DEFAULT_ADDRESS)
+    if not re.fullmatch(r"[^/\s]+:[0-9]+", address):
+        raise CommandError(f"{address!r} is not of the form host:port; mend TEMPORAL_ADDRESS")
     namespace = config["namespace"] = config.get("namespace") or "default"
+    # The SDK's Rust core would log to stdout, which is for results.
+    runtime = runtime or Runtime(telemetry=TelemetryConfig(logging=None))
     try:
         # The SDK waits for ever for a listener that accepts a connection and says nothing.
-        async with asyncio.timeout(CONNECT_SECONDS):
+        async with asyncio.timeout(ANSWER_SECONDS):
             client = await Client.connect(**config, runtime=runtime)
             await client.workflow_service.describe_namespace(
                 DescribeNamespaceRequest(namespace=namespace)
@@ -147,7 +173,7 @@ async def connect(runtime: "Runtime | None" = None) -> "Client":
             ) from None
         raise CommandError(f"the Temporal server at {address} refuses: {error.message}") from None
     except TimeoutError:
-        raise NoServerError(address, namespace, f"no answer in {CONNECT_SECONDS} seconds") from None
+        raise NoServerError(address, namespace, f"no answer in {ANSWER_SECONDS} seconds") from None
     except (RuntimeError, ValueError) as error:
         raise NoServerError(address, namespace, _connect_cause(str(error))) from None
     return client
@@ -157,7 +183,17 @@ def _connect_cause(error: str) -> str:
     """The gist of an error of the SDK's Rust core, which arrives as one long string."""
     if "InvalidContentType" in error:
         return "it does not speak TLS"
-    quoted = [part for part in re.findall(r'"([^"]*)"', error) if part]
+    if certificate := re.search(r"InvalidCertificate\((\w+)", error):
+        return f"its certificate is not to be trusted ({certificate[1]})"
+    if alert := re.search(r"(?:AlertReceived\(|fatal alert: )(\w+)", error):
+        return f"it refuses the TLS connection ({alert[1]})"
+    if "PrivateKeyParseError" in error:
+        return "the client certificate's key cannot be read"
+    if refusal := re.search(r'code: (?:Unauth|Permission)\w+, message: "([^"]*)"', error):
+        return refusal[1]
+    if "get_system_info" in error:  # the first call, after the connection was made
+        return "it does not speak gRPC, or wants other TLS settings"
+    quoted = re.findall(r'"([^"]+)"', error)
     return quoted[-1] if quoted else error
 
 
@@ -174,7 +210,7 @@ def run(main: Coroutine[Any, Any, None], *, interrupted: str) -> Never:
     """
     status = _run(main, interrupted)
     for stream in (sys.stdout, sys.stderr):
-        with suppress(BrokenPipeError):
+        with suppress(OSError):
             stream.flush()
     # The threads of the SDK's Rust core outlive the interpreter, which sometimes crashes
     # while it shuts down (temporalio/sdk-python issue 300): so it does not shut down.
@@ -182,6 +218,9 @@ def run(main: Coroutine[Any, Any, None], *, interrupted: str) -> Never:
 
 
 def _run(main: Coroutine[Any, Any, None], interrupted: str) -> int:
+    # Python has None for a stream that was closed, and prints what is meant for it elsewhere.
+    sys.stdout = sys.stdout or StringIO()
+    sys.stderr = sys.stderr or StringIO()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -208,6 +247,11 @@ async def _explained(main: Coroutine[Any, Any, None]) -> None:
     """Put what the server may answer to any call into one line."""
     try:
         await main
+    except TimeoutError:
+        raise CommandError(
+            f"the Temporal server gave no answer in {ANSWER_SECONDS} seconds; "
+            "it may have acted all the same"
+        ) from None
     except Exception as error:
         from temporalio.service import RPCError, RPCStatusCode
 

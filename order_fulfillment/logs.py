@@ -46,7 +46,8 @@ class _Formatter(logging.Formatter):
             line.exc_info = line.exc_text = None
         line.msg = printable(f"{order['workflow_id']}: {message}" if order else message)
         line.args = None
-        return super().format(line)
+        # A traceback has lines of its own, and may quote what a stranger wrote.
+        return "\n".join(map(printable, super().format(line).split("\n")))
 
 
 # What the SDK's log says of a signal whose payload it cannot decode, and of a query whose

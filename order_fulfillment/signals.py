@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from order_fulfillment.cli import (
+    ANSWER_SECONDS,
     ArgumentParser,
     CommandError,
     command,
@@ -21,7 +22,7 @@ from order_fulfillment.cli import (
 from order_fulfillment.shared import ApprovalDecision, OrderResult
 
 if TYPE_CHECKING:
-    from temporalio.client import WorkflowHandle
+    from temporalio.client import WorkflowExecutionDescription, WorkflowHandle
 
     from order_fulfillment.workflow import OrderWorkflow
 
@@ -45,12 +46,13 @@ async def decide(handle: "OrderHandle", decision: ApprovalDecision) -> None:
     from order_fulfillment.workflow import OrderWorkflow
 
     try:
-        await handle.signal(OrderWorkflow.approve_order, decision)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await handle.signal(OrderWorkflow.approve_order, decision)
     except RPCError as error:
         if error.status != RPCStatusCode.NOT_FOUND:
             raise
         # The server says NOT_FOUND of a closed order too; if there is none, this raises.
-        description = await handle.describe()
+        description = await describe(handle)
         assert description.status
         standing = description.status.name
         with suppress(UnansweredError):
@@ -76,7 +78,7 @@ async def order_status(handle: "OrderHandle") -> str:
 
     from order_fulfillment.workflow import OrderWorkflow
 
-    description = await handle.describe()
+    description = await describe(handle)
     if description.status in (
         WorkflowExecutionStatus.TERMINATED,
         WorkflowExecutionStatus.TIMED_OUT,
@@ -84,6 +86,12 @@ async def order_status(handle: "OrderHandle") -> str:
         # The workflow was not told, and would answer a query with where it stood before.
         return description.status.name
     return await query(handle, OrderWorkflow.status)
+
+
+async def describe(handle: "OrderHandle") -> "WorkflowExecutionDescription":
+    """Ask the server about the order, which needs no worker."""
+    async with asyncio.timeout(ANSWER_SECONDS):
+        return await handle.describe()
 
 
 async def query[T](handle: "OrderHandle", query: "Callable[[OrderWorkflow], T]") -> T:
@@ -111,12 +119,16 @@ async def query[T](handle: "OrderHandle", query: "Callable[[OrderWorkflow], T]")
     except TimeoutError:
         pass
     failing = None
-    async for event in handle.fetch_history_events():
-        if event.HasField("workflow_task_failed_event_attributes"):
-            failure = event.workflow_task_failed_event_attributes.failure
-            failing = f"{failure.application_failure_info.type}: {failure.message}"
-        elif event.HasField("workflow_task_completed_event_attributes"):
-            failing = None
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            async for event in handle.fetch_history_events():
+                if event.HasField("workflow_task_failed_event_attributes"):
+                    failure = event.workflow_task_failed_event_attributes.failure
+                    failing = f"{failure.application_failure_info.type}: {failure.message}"
+                elif event.HasField("workflow_task_completed_event_attributes"):
+                    failing = None
+    except TimeoutError:
+        raise UnansweredError("the Temporal server gives no answer") from None
     if failing:
         raise UnansweredError(f"the workflow task of order {handle.id!r} fails: {failing}")
     raise UnansweredError(f"no worker answers; start one with: {command('worker.py')}")
@@ -235,6 +247,8 @@ async def act(verb: str, workflow_id: str, note: str | None) -> None:
             case "status":
                 print(await order_status(handle), flush=True)
             case "approval-message":
+                # A silent server shows sooner than an absent worker.
+                await describe(handle)
                 message = await query(handle, OrderWorkflow.approval_message)
                 print(printable(str(message)), flush=True)
             case "result":

@@ -1,10 +1,12 @@
 """Starts an order: `uv run starter.py "Ada Lovelace"`."""
 
 import argparse
+import asyncio
 from datetime import UTC, datetime
 from secrets import token_hex
 
 from order_fulfillment.cli import (
+    ANSWER_SECONDS,
     ArgumentParser,
     CommandError,
     command,
@@ -12,6 +14,7 @@ from order_fulfillment.cli import (
     hint,
     limited_text,
     order_id,
+    printable,
     run,
     task_queue,
 )
@@ -26,7 +29,8 @@ async def start(workflow_id: str, order: Order, wait: bool) -> None:
     """Start the order's workflow, print its ID and, if asked to, wait for its result.
 
     Raises:
-        CommandError: when the ID was used before, or the order waited for did not complete.
+        CommandError: when the ID was used before, the server does not answer, or the order
+            waited for did not complete.
     """
     from temporalio.common import WorkflowIDReusePolicy
     from temporalio.exceptions import WorkflowAlreadyStartedError
@@ -36,21 +40,27 @@ async def start(workflow_id: str, order: Order, wait: bool) -> None:
 
     client = await connect()
     try:
-        handle = await client.start_workflow(
-            OrderWorkflow.run,
-            order,
-            id=workflow_id,
-            task_queue=task_queue(),
-            # By default Temporal would reuse the ID of an order that has ended.
-            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-            # The server takes at most 400 bytes; one character is at most 12 as JSON.
-            static_summary=f"Order of {order.customer_name[:30]}",
-        )
+        async with asyncio.timeout(ANSWER_SECONDS):
+            handle = await client.start_workflow(
+                OrderWorkflow.run,
+                order,
+                id=workflow_id,
+                task_queue=task_queue(),
+                # By default Temporal would reuse the ID of an order that has ended.
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                # The server takes at most 400 bytes; one character is at most 12 as JSON.
+                static_summary=f"Order of {order.customer_name[:30]}",
+            )
     except WorkflowAlreadyStartedError:
         raise CommandError(
             f"an order {workflow_id!r} exists already; choose another --workflow-id"
         ) from None
-    print(workflow_id, flush=True)
+    except TimeoutError:
+        raise CommandError(
+            f"the Temporal server gave no answer in {ANSWER_SECONDS} seconds; "
+            f"the order may have started all the same: {command('signals.py', 'status', workflow_id)}"
+        ) from None
+    print(printable(workflow_id), flush=True)
     hint(f"approve it: {command('signals.py', 'approve', workflow_id)}")
     if wait:
         await print_result(handle)
@@ -58,8 +68,8 @@ async def start(workflow_id: str, order: Order, wait: bool) -> None:
         hint(f"see where it stands: {command('signals.py', 'status', workflow_id)}")
 
 
-def main() -> None:
-    """Read the command line and start the order."""
+def create_parser() -> ArgumentParser:
+    """What the command line may say."""
     parser = ArgumentParser(description="Start an order and print its workflow ID.")
     parser.add_argument(
         "name",
@@ -112,7 +122,12 @@ def main() -> None:
         action="store_true",
         help="wait for the order to end and print its result as one line of JSON",
     )
-    arguments = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Read the command line and start the order."""
+    arguments = create_parser().parse_args()
     order = Order(
         customer_name=arguments.name,
         payment_token=SAMPLE_PAYMENT_TOKEN,

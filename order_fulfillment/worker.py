@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -33,7 +33,7 @@ async def work(pid_file: Path) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     client = await connect(set_up_logs())
     worker = create_worker(client, task_queue())
-    with _held(pid_file):
+    with held(pid_file):
         async with worker:
             logger.info(
                 "Worker %d is polling task queue %r of namespace %r at %s",
@@ -71,38 +71,42 @@ def create_worker(client: "Client", task_queue: str) -> "Worker":
 
 
 @contextmanager
-def _held(pid_file: Path) -> Iterator[None]:
+def held(pid_file: Path) -> Iterator[None]:
     """Keep this process's ID in a file that no other worker can take meanwhile."""
     try:
         file = _take(pid_file)
     except OSError as error:
         raise CommandError(
-            f"cannot write {str(pid_file)!r}: {error.strerror}; name another --pid-file"
+            f"cannot write {str(pid_file)!r}: {error.strerror or error}; name another --pid-file"
         ) from None
     with file:
-        file.truncate(0)
-        print(os.getpid(), file=file, flush=True)
         try:
             yield
         finally:
-            if _is_at(file, pid_file):
-                pid_file.unlink()
+            # A file that cannot be removed stops nobody, once the lock is gone.
+            with suppress(OSError):
+                if _is_at(file, pid_file):
+                    pid_file.unlink()
 
 
 def _take(pid_file: Path) -> TextIO:
-    """Open and lock the file; the lock, unlike an ID in it, cannot outlive its process."""
+    """Lock the file and write the ID to it; the lock, unlike the ID, cannot outlive us."""
     while True:
         file = pid_file.open("a+", errors="replace")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
+            owner = file.read(20).strip()
             raise CommandError(
-                f"{str(pid_file)!r} is held by worker {file.read(20).strip()}; "
+                f"{str(pid_file)!r} is held by "
+                f"{f'worker {owner}' if owner.isdecimal() else 'another worker'}; "
                 "stop that worker, or give this one a --pid-file of its own"
             ) from None
         # Its last owner may have removed the file just before we locked it.
         if _is_at(file, pid_file):
+            file.truncate(0)
+            print(os.getpid(), file=file, flush=True)
             return file
         file.close()
 

@@ -1,0 +1,350 @@
+"""Whatever people type, and wherever the output goes: no traceback, and nothing is obeyed."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from temporalio.client import Client
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
+
+from order_fulfillment.activities import process_payment
+from order_fulfillment.cli import MAX_TEXT_BYTES, command, limited_text, printable
+from order_fulfillment.shared import Payment
+from order_fulfillment.starter import MAX_APPROVAL_SECONDS, MIN_APPROVAL_SECONDS, create_parser
+from tests.conftest import SCRIPTS, Shop, wait_until
+
+HOSTILE = (
+    "'\"`$(id);&|*?~!\\ \r\n\t\x07\x1b]0;title\x07\x1b[2J\x9b31m\x85\u2028"
+    "\u202eabc עברית العربية \U0001f469\u200d\U0001f469\u200d\U0001f467 \xa0é☃"
+)
+# A busy machine fails no test, and the tests leave nothing behind.
+UNHURRIED = settings(deadline=None, database=None)
+
+NOT_UTF8 = os.fsdecode(b"caf\xe9")
+
+
+def assert_harmless(output: str) -> None:
+    for line in output.split("\n"):
+        assert line == printable(line)
+
+
+async def test_hostile_text_arrives_unchanged_and_is_shown_escaped(
+    shop: Shop, dev_server: Client
+) -> None:
+    with shop.worker() as worker:
+        started = shop.run("starter.py", HOSTILE, f"--workflow-id={HOSTILE}")
+        approved = shop.run("signals.py", "approve", HOSTILE, "--note", HOSTILE)
+        result = shop.run("signals.py", "result", HOSTILE)
+
+    for run in (started, approved, result):
+        assert run.returncode == 0
+        assert_harmless(run.stdout + run.stderr)
+    assert_harmless(worker.log)
+    assert f"{printable(HOSTILE)}: Authorizing payment" in worker.log
+    assert started.stdout == f"{printable(HOSTILE)}\n"
+    assert approved.stdout == f"approved: {printable(HOSTILE)}\n"
+    assert json.loads(result.stdout)["message"] == f"approved: {HOSTILE}"
+    handle = dev_server.get_workflow_handle(HOSTILE)
+    arguments: dict[str, Any] = {}
+    async for event in handle.fetch_history_events():
+        for attributes in (
+            event.workflow_execution_started_event_attributes,
+            event.workflow_execution_signaled_event_attributes,
+        ):
+            for payload in attributes.input.payloads:
+                arguments |= json.loads(payload.data)
+    assert arguments["customer_name"] == arguments["note"] == HOSTILE
+
+
+async def test_a_strangers_workflow_cannot_write_to_the_terminal_through_the_log(
+    shop: Shop, dev_server: Client
+) -> None:
+    with shop.worker() as worker:
+        handle = await dev_server.start_workflow(
+            "\x1b[31mtype",
+            id=f"stranger-{shop.folder.name}",
+            task_queue=shop.environment["TEMPORAL_TASK_QUEUE"],
+        )
+        wait_until(lambda: "is not registered" in worker.log, "the worker to complain")
+        await handle.terminate()
+
+    assert_harmless(worker.log)
+    assert r"\x1b[31mtype is not registered" in worker.log
+
+
+@pytest.mark.parametrize("order_id", ["-x", HOSTILE])
+def test_a_hint_can_be_pasted_into_the_shell(
+    open_shop: Shop, tmp_path: Path, order_id: str
+) -> None:
+    started = open_shop.run("starter.py", f"--workflow-id={order_id}{tmp_path.name}")
+    see = started.stderr.splitlines()[1].removeprefix("see where it stands: ")
+
+    pasted = subprocess.run(
+        ["bash", "-c", f'uv() {{ shift; "$PYTHON" "$@"; }}; {see}'],
+        env=open_shop.environment | {"PYTHON": sys.executable, "LC_ALL": "C.UTF-8"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (pasted.returncode, pasted.stderr) == (0, "")
+
+
+@UNHURRIED
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1))
+def test_the_shell_reads_a_quoted_id_as_it_was(order_id: str) -> None:
+    line = command("signals.py", "status", order_id)
+
+    words = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {line}"],
+        env={"LC_ALL": "C.UTF-8"},
+        capture_output=True,
+        check=True,
+    ).stdout.split(b"\0")
+
+    assert line == printable(line)
+    assert words[-2] == order_id.encode()
+
+
+def test_text_of_just_the_largest_size_is_accepted(open_shop: Shop) -> None:
+    # Control characters grow sixfold as JSON.
+    largest = "\x1b" * MAX_TEXT_BYTES
+    order_id = open_shop.start_order(largest)
+
+    approved = open_shop.run("signals.py", "approve", order_id, "--note", largest)
+
+    assert (approved.returncode, approved.stderr) == (0, "")
+    assert approved.stdout == f"approved: {printable(largest)}\n"
+
+
+@pytest.mark.parametrize("too_large", ["x" * (MAX_TEXT_BYTES + 1), "☃" * (MAX_TEXT_BYTES // 3 + 1)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("starter.py",),
+        ("starter.py", "--workflow-id"),
+        ("signals.py", "status"),
+        ("signals.py", "approve", "order-1", "--note"),
+    ],
+)
+def test_larger_text_is_refused(shop: Shop, arguments: tuple[str, ...], too_large: str) -> None:
+    refused = shop.run(*arguments, too_large)
+
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr.count("\n") == 1
+    assert " bytes long, at most 64000 are allowed; see " in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("starter.py",), "not valid UTF-8"),
+        (("starter.py", "--workflow-id"), "not valid UTF-8"),
+        (("starter.py", "--card-expiry"), "not an expiry date"),
+        (("starter.py", "--approval-timeout"), "not a time"),
+        (("signals.py", "status"), "not valid UTF-8"),
+        (("signals.py", "approve", "order-1", "--note"), "not valid UTF-8"),
+        (("signals.py",), "invalid choice"),
+    ],
+)
+def test_bytes_that_are_not_utf8_are_refused(
+    shop: Shop, arguments: tuple[str, ...], reason: str
+) -> None:
+    refused = shop.run(*arguments, NOT_UTF8)
+
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert re.fullmatch(rf"\w+\.py.*{reason}.*; see \w+\.py.* --help\n", refused.stderr)
+
+
+def test_an_environment_that_is_not_utf8_is_ignored_or_named(shop: Shop) -> None:
+    ignored = replace(shop, environment=shop.environment | {"SOME": NOT_UTF8}).run("starter.py")
+    named = replace(shop, environment=shop.environment | {"TEMPORAL_TASK_QUEUE": NOT_UTF8}).run(
+        "starter.py"
+    )
+
+    assert ignored.returncode == 0
+    assert (named.returncode, named.stdout) == (1, "")
+    assert re.fullmatch("error: Temporal's environment configuration .*\n", named.stderr)
+
+
+@pytest.mark.parametrize("order_id", ["x" * 1001, "é" * 501])
+def test_an_id_over_the_servers_length_is_refused_in_one_line(shop: Shop, order_id: str) -> None:
+    refused = shop.run("starter.py", "--workflow-id", order_id)
+
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert re.fullmatch("error: the Temporal server refuses: .* length .*\n", refused.stderr)
+
+
+@pytest.mark.parametrize(
+    "locale",
+    [
+        {"PYTHONIOENCODING": "ascii"},
+        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"},
+    ],
+)
+def test_a_poor_locale_costs_characters_but_no_traceback(
+    shop: Shop, locale: dict[str, str]
+) -> None:
+    asked = replace(shop, environment=shop.environment | locale).run("signals.py", "status", "é☃")
+
+    assert asked.returncode in (1, 2)
+    assert re.fullmatch("(error: there is no order|signals.py status: .* UTF-8).*\n", asked.stderr)
+
+
+HINTS = 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "redirection", "status", "stdout", "stderr"),
+    [
+        (["starter.py"], "| head -1", 0, 1, HINTS),
+        (["starter.py"], "2>&1 | true", 0, 0, 0),
+        (["starter.py"], ">&-", 0, 0, HINTS),
+        (["starter.py"], "2>&-", 0, 1, 0),
+        (["starter.py"], "<&- >&- 2>&-", 0, 0, 0),
+        (["starter.py"], ">/dev/full", 1, 0, 1),
+        (["starter.py"], "2>/dev/full", 0, 1, 0),
+        (["starter.py", "--help"], "| true", 0, 0, 0),
+        (["starter.py", "--help"], ">/dev/full", 0, 0, 0),
+        (["starter.py", "--bogus"], "2>&1 | true", 2, 0, 0),
+        (["starter.py", "--bogus"], "2>/dev/full", 2, 0, 0),
+        (["starter.py", "--bogus"], "2>&-", 2, 0, 0),
+    ],
+)
+def test_output_that_nobody_takes_is_no_reason_for_a_traceback(
+    shop: Shop, arguments: list[str], redirection: str, status: int, stdout: int, stderr: int
+) -> None:
+    environment = {
+        # Unbuffered output, a habit of containers, hides what is left in the buffers at exit.
+        name: value
+        for name, value in shop.environment.items()
+        if name != "PYTHONUNBUFFERED"
+    }
+    script, *rest = arguments
+
+    run = subprocess.run(
+        [
+            *["bash", "-c", f'"$@" {redirection}; exit ${{PIPESTATUS[0]}}', "-"],
+            *[sys.executable, str(SCRIPTS / script), *rest],
+        ],
+        cwd=shop.folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (run.returncode, run.stdout.count("\n"), run.stderr.count("\n")) == (
+        status,
+        stdout,
+        stderr,
+    )
+    assert "Traceback" not in run.stderr
+
+
+MOMENTS = st.datetimes(
+    datetime(1999, 1, 1),
+    datetime(2101, 1, 1),
+    timezones=st.just(UTC),
+)
+
+
+@UNHURRIED
+@given(month=st.integers(1, 12), year=st.integers(0, 99), data=st.data())
+async def test_a_card_is_valid_up_to_the_end_of_its_month(
+    month: int, year: int, data: st.DataObject
+) -> None:
+    following_month = datetime(2000 + year, month, 28, tzinfo=UTC) + timedelta(days=4)
+    end = following_month.replace(day=1)
+    near_the_end = st.integers(-2, 2).map(lambda n: end + n * timedelta(microseconds=1))
+    scheduled = data.draw(MOMENTS | near_the_end)
+
+    if scheduled < end:
+        await pay(f"{month:02}/{year:02}", scheduled)
+    else:
+        with pytest.raises(ApplicationError, match="expired at the end of") as error:
+            await pay(f"{month:02}/{year:02}", scheduled)
+        assert (error.value.type, error.value.non_retryable) == ("PaymentValidationError", True)
+
+
+# The second: right to begin with, then anything; and digits of every script.
+ALMOST_EXPIRIES = st.text() | st.from_regex(r"\A(0[1-9]|1[012])/\d{2}")
+
+
+@UNHURRIED
+@given(expiry=ALMOST_EXPIRIES, scheduled=MOMENTS)
+async def test_what_is_no_card_expiry_is_never_retried(expiry: str, scheduled: datetime) -> None:
+    if re.fullmatch(r"(0[1-9]|1[012])/[0-9][0-9]", expiry):
+        return
+    with pytest.raises(ApplicationError, match="is not an expiry date") as error:
+        await pay(expiry, scheduled)
+    assert (error.value.type, error.value.non_retryable) == ("PaymentValidationError", True)
+
+
+async def pay(card_expiry: str, scheduled: datetime) -> str:
+    environment = ActivityEnvironment()
+    environment.info = replace(environment.info, scheduled_time=scheduled)
+    return await environment.run(process_payment, Payment("tok_sample", card_expiry))
+
+
+# What the kernel can hand to a script: any bytes but NUL.
+ARGUMENTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])) | (
+    st.binary().filter(lambda argument: b"\0" not in argument).map(os.fsdecode)
+)
+OPTIONS = [
+    "--workflow-id",
+    "--card-expiry",
+    "--approval-timeout",
+    "--inventory-recovers-after",
+    "--simulate-inventory-downtime",
+    "--wait-result",
+    "--help",
+]
+
+
+@UNHURRIED
+@given(
+    option=st.sampled_from(OPTIONS[:4]), argument=ARGUMENTS | ALMOST_EXPIRIES | st.floats().map(str)
+)
+def test_an_option_is_in_range_or_refused(option: str, argument: str) -> None:
+    assert_in_range_or_refused([f"{option}={argument}"])
+
+
+@UNHURRIED
+@given(st.lists(st.sampled_from(OPTIONS) | ARGUMENTS))
+def test_any_command_line_is_in_range_or_refused(arguments: list[str]) -> None:
+    assert_in_range_or_refused(arguments)
+
+
+def assert_in_range_or_refused(arguments: list[str]) -> None:
+    stderr = StringIO()
+    try:
+        with redirect_stdout(StringIO()), redirect_stderr(stderr):
+            accepted = create_parser().parse_args(arguments)
+    except SystemExit as exit:
+        status = exit.code
+    else:
+        assert limited_text(accepted.name) == accepted.name
+        assert 0 < len(accepted.workflow_id.encode()) <= MAX_TEXT_BYTES
+        assert re.fullmatch(r"[01]\d/\d\d", accepted.card_expiry, re.ASCII)
+        assert MIN_APPROVAL_SECONDS <= accepted.approval_timeout <= MAX_APPROVAL_SECONDS
+        assert accepted.inventory_recovers_after in (None, 0, 1, 2, 3)
+        return
+    if status == 0:
+        assert any(argument.startswith(("-h", "--h")) for argument in arguments)
+    else:
+        assert status == 2
+        assert re.fullmatch(".*; see .* --help\n", stderr.getvalue())
+        assert_harmless(stderr.getvalue())

@@ -1,0 +1,235 @@
+"""A server that is not there, or not the right one: one line with the cause, in time."""
+
+import asyncio
+import os
+import re
+import socket
+import ssl
+import subprocess
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import trustme
+from temporalio.client import Client
+
+from order_fulfillment.cli import CommandError, connect, printable
+from tests.conftest import Shop, address_of, clean_environment
+from tests.network import Listener, listening, proxy, silence
+
+# From the first contact with the server; importing the SDK comes before, which takes most of
+# a second, and more on a busy machine.
+SECONDS = 4
+
+SCRIPTS = {
+    "starter": ("starter.py",),
+    "approve": ("signals.py", "approve", "order-1"),
+    "status": ("signals.py", "status", "order-1"),
+    "approval-message": ("signals.py", "approval-message", "order-1"),
+    "worker": ("worker.py",),
+}
+
+# What each wrong server makes the user read.
+CAUSES = {
+    "nothing listens": "Connection refused; start one with: uv run temporal server start-dev",
+    "HTTP/1": "it does not speak gRPC",
+    "HTTP/1, with TLS": "it does not speak TLS",
+    "hangs up": "it does not speak gRPC",
+    "unresolved name": "failed to lookup address information",
+    "no port": "'localhost' is not of the form host:port",
+    "port not a number": "'localhost:banana' is not of the form host:port",
+    "port too high": "invalid port number",
+    "URL": "'http://localhost:7233' is not of the form host:port",
+    "escape code": r"at \x1b[31mlocalhost:7233: ",
+    "unknown namespace": "there is no namespace 'no-such'",
+    "unknown, odd namespace": r"operator namespace create $'it\'s\n\x1b[31m'",
+    "TLS to a plain port": "it does not speak TLS",
+    "API key to a plain port": "it does not speak TLS",
+    "plain to a TLS port": "it does not speak gRPC, or wants other TLS settings",
+    "wrong CA": "its certificate is not to be trusted (UnknownIssuer)",
+    "wrong server name": "its certificate is not to be trusted (NotValidForName",
+    "certificate without key": "Must have both client cert and private key",
+    "broken key": "the client certificate's key cannot be read",
+    "missing certificate": "No such file or directory: 'missing.pem'",
+    "broken profile file": "environment configuration is broken: ",
+    "profile file not text": "environment configuration is broken: ",
+    "unknown profile": "Profile 'no-such' not found",
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the scripts run, and what their environment names is kept."""
+    return tmp_path_factory.mktemp("wrong-server")
+
+
+@pytest.fixture(scope="module")
+def environments(dev_server: Client, folder: Path) -> Iterator[dict[str, dict[str, str]]]:
+    """The environment variables that lead to each wrong server."""
+    with ExitStack() as stack:
+        yield wrong_environments(stack, folder, address_of(dev_server))
+
+
+def wrong_environments(
+    stack: ExitStack, folder: Path, dev_server: str
+) -> dict[str, dict[str, str]]:
+    ca = trustme.CA()
+    certificate = ca.issue_cert("localhost", "127.0.0.1")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.set_alpn_protocols(["h2"])
+    certificate.configure_cert(tls)
+    ca.cert_pem.write_to_path(folder / "ca.pem")
+    trustme.CA().cert_pem.write_to_path(folder / "another-ca.pem")
+    (folder / "broken.pem").write_text("no key")
+    (folder / "broken.toml").write_text("[profile.default")
+    (folder / "binary.toml").write_bytes(b"\xff\xfe\x00")
+
+    def at(address: str, **settings: str) -> dict[str, str]:
+        return {"TEMPORAL_ADDRESS": address} | {
+            f"TEMPORAL_{name}": value for name, value in settings.items()
+        }
+
+    http1 = stack.enter_context(listening(speak_http1)).address
+    tls_port = stack.enter_context(proxy(dev_server, tls)).address
+    # Bound but not listening: refuses connections, and nobody else gets the port.
+    unused = stack.enter_context(socket.socket())
+    unused.bind(("127.0.0.1", 0))
+    trusting = {"TLS_SERVER_CA_CERT_PATH": "ca.pem"}
+    return {
+        "nothing listens": at(f"127.0.0.1:{unused.getsockname()[1]}"),
+        "HTTP/1": at(http1),
+        "HTTP/1, with TLS": at(http1, TLS="true"),
+        "hangs up": at(stack.enter_context(listening(hang_up)).address),
+        "unresolved name": at("no-such-host.invalid:7233"),
+        "no port": at("localhost"),
+        "port not a number": at("localhost:banana"),
+        "port too high": at("localhost:99999"),
+        "URL": at("http://localhost:7233"),
+        "escape code": at("\x1b[31mlocalhost:7233"),
+        "unknown namespace": at(dev_server, NAMESPACE="no-such"),
+        "unknown, odd namespace": at(dev_server, NAMESPACE="it's\n\x1b[31m"),
+        "TLS to a plain port": at(dev_server, TLS="true"),
+        "API key to a plain port": at(dev_server, API_KEY="secret"),
+        "plain to a TLS port": at(tls_port),
+        "wrong CA": at(tls_port, TLS_SERVER_CA_CERT_PATH="another-ca.pem"),
+        "wrong server name": at(tls_port, TLS_SERVER_NAME="shop.example", **trusting),
+        "certificate without key": at(tls_port, TLS_CLIENT_CERT_PATH="ca.pem", **trusting),
+        "broken key": at(
+            tls_port, TLS_CLIENT_CERT_PATH="ca.pem", TLS_CLIENT_KEY_PATH="broken.pem", **trusting
+        ),
+        "missing certificate": at(tls_port, TLS_SERVER_CA_CERT_PATH="missing.pem"),
+        "broken profile file": at(dev_server, CONFIG_FILE="broken.toml"),
+        "profile file not text": at(dev_server, CONFIG_FILE="binary.toml"),
+        "unknown profile": at(dev_server, PROFILE="no-such"),
+    }
+
+
+async def speak_http1(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await reader.read(100)
+    writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n")
+    await silence(reader, writer)
+
+
+async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    writer.close()
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+async def test_the_cause_is_named(
+    environments: dict[str, dict[str, str]],
+    folder: Path,
+    cause: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(folder)
+    for name in set(os.environ) - set(clean_environment()):
+        monkeypatch.delenv(name)
+    for name, value in (clean_environment() | environments[cause]).items():
+        monkeypatch.setenv(name, value)
+
+    with pytest.raises(CommandError) as error:
+        await connect()
+
+    assert CAUSES[cause] in printable(str(error.value))
+    # The SDK's Rust core has no word in it.
+    assert capfd.readouterr() == ("", "")
+
+
+def test_every_script_says_so_in_one_line(
+    environments: dict[str, dict[str, str]], folder: Path
+) -> None:
+    shop = Shop(folder, clean_environment() | environments["nothing listens"])
+
+    for run in at_once(lambda script: shop.run(*SCRIPTS[script]), ("starter", "status", "worker")):
+        assert CAUSES["nothing listens"] in the_line(run)
+
+
+def test_a_silent_server_is_named_in_one_line_in_time(folder: Path) -> None:
+    def meet_silence(script: str) -> None:
+        with listening(silence) as server:
+            environment = clean_environment() | {"TEMPORAL_ADDRESS": server.address}
+            if script == "status":
+                environment["TEMPORAL_TLS"] = "true"
+
+            run = Shop(folder, environment).run(*SCRIPTS[script])
+
+            assert seconds_since_contact(server) < SECONDS
+            assert f"no Temporal server at {server.address}: no answer in 3 s" in the_line(run)
+
+    at_once(meet_silence, ("starter", "status", "worker"))
+
+
+def test_an_unknown_order_is_told_apart_from_an_unknown_namespace(shop: Shop) -> None:
+    unknown_order = shop.run("signals.py", "status", "order-1")
+    elsewhere = replace(shop, environment=shop.environment | {"TEMPORAL_NAMESPACE": "no-such"})
+    unknown_namespace = elsewhere.run("signals.py", "status", "order-1")
+
+    assert unknown_order.stderr.startswith("error: there is no order 'order-1'; ")
+    assert unknown_namespace.stderr.startswith("error: there is no namespace 'no-such' ")
+
+
+# The call of each script at which the server falls silent, after it let the script connect.
+SILENT_AT = {
+    "starter": "StartWorkflowExecution",
+    "approve": "SignalWorkflowExecution",
+    "status": "DescribeWorkflowExecution",
+    "approval-message": "DescribeWorkflowExecution",
+}
+
+
+def test_a_server_that_falls_silent_is_named_in_one_line_in_time(shop: Shop) -> None:
+    def meet_silence(script: str) -> str:
+        with proxy(shop.environment["TEMPORAL_ADDRESS"], silent_at=SILENT_AT[script]) as server:
+            environment = shop.environment | {"TEMPORAL_ADDRESS": server.address}
+
+            run = replace(shop, environment=environment).run(*SCRIPTS[script])
+
+            assert seconds_since_contact(server.listener) < SECONDS
+            return the_line(run)
+
+    lines = at_once(meet_silence, SILENT_AT)
+
+    assert all("gave no answer in 3 seconds" in line for line in lines)
+    # The order may have started all the same: the user gets the ID to ask for.
+    assert re.search("signals.py status order-.{8}\n", lines[0])
+
+
+def at_once[T](run: Callable[[str], T], scripts: Iterable[str]) -> list[T]:
+    with ThreadPoolExecutor() as threads:
+        return list(threads.map(run, scripts))
+
+
+def the_line(run: subprocess.CompletedProcess[str]) -> str:
+    assert (run.returncode, run.stdout) == (1, "")
+    assert re.fullmatch("error: .*\n", run.stderr)
+    return run.stderr
+
+
+def seconds_since_contact(listener: Listener) -> float:
+    assert listener.first_contact
+    return time.monotonic() - listener.first_contact
