@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from random import randrange
 from uuid import uuid4
 
 import pytest
@@ -51,6 +53,24 @@ def wait_until[T](condition: Callable[[], T], what: str, seconds: float = 30) ->
             return result
         time.sleep(0.02)
     raise AssertionError(f"waited {seconds} seconds for {what}")
+
+
+def free_port() -> int:
+    """A port that is free, as is the one of its Web UI.
+
+    Not one that the system gives to connections: a client that tries again and again to reach
+    a stopped server there may at last be connected to itself.
+    """
+    while True:
+        port = randrange(10_000, 30_000)
+        if not listens(port) and not listens(port + 1000):
+            return port
+
+
+def listens(port: int) -> bool:
+    """Whether anything listens on a port of this machine."""
+    with socket.socket() as candidate:
+        return candidate.connect_ex(("127.0.0.1", port)) == 0
 
 
 @dataclass

@@ -10,12 +10,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from random import randrange
 
 import pytest
 from temporalio.client import Client
 
-from tests.conftest import SCRIPTS, Shop, address_of, clean_environment, wait_until
+from tests.conftest import (
+    SCRIPTS,
+    Shop,
+    address_of,
+    clean_environment,
+    free_port,
+    listens,
+    wait_until,
+)
 
 
 @dataclass
@@ -55,7 +62,7 @@ class RunningDemo:
         return (
             not self.processes()
             and not list(self.temporary.iterdir())
-            and not any(_listens(port) for port in self._ports())
+            and not any(listens(port) for port in self._ports())
         )
 
     def _ports(self) -> tuple[int, int]:
@@ -71,7 +78,7 @@ def demo_running(
     temporary = folder / "temporary"
     temporary.mkdir()
     output = folder / "output"
-    address = address or f"localhost:{_free_port()}"
+    address = address or f"localhost:{free_port()}"
     with output.open("w") as stream:
         process = subprocess.Popen(
             [sys.executable, SCRIPTS / "demo.py", *arguments],
@@ -212,16 +219,3 @@ def test_the_demo_plays_seven_scenarios_to_their_expected_ends(whole_demo: Runni
     ]
     assert "\x1b" not in whole_demo.output
     assert whole_demo.has_left_nothing()
-
-
-def _free_port() -> int:
-    """A port that is free, as is the Web UI's; not one that the system gives to connections."""
-    while True:
-        port = randrange(10_000, 30_000)
-        if not _listens(port) and not _listens(port + 1000):
-            return port
-
-
-def _listens(port: int) -> bool:
-    with socket.socket() as candidate:
-        return candidate.connect_ex(("127.0.0.1", port)) == 0

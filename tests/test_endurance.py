@@ -9,7 +9,6 @@ import json
 import random
 import re
 import shutil
-import socket
 import subprocess
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from temporalio.client import Client
 
 from order_fulfillment.shared import ApprovalDecision, OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
-from tests.conftest import Shop, clean_environment
+from tests.conftest import Shop, clean_environment, free_port
 from tests.orders import attempts, events, place, until_event, until_status
 
 APPROVED = ApprovalDecision(True)
@@ -165,9 +164,7 @@ async def connected_to(address: str) -> Client:
 
 
 async def test_a_killed_server_forgets_nothing(tmp_path: Path) -> None:
-    with socket.socket() as any_free:
-        any_free.bind(("127.0.0.1", 0))
-        port = any_free.getsockname()[1]
+    port = free_port()
     address, database = f"127.0.0.1:{port}", tmp_path / "temporal.db"
     shop = Shop(
         tmp_path,
