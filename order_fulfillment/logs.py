@@ -4,13 +4,26 @@ import logging
 
 from temporalio import activity, workflow
 from temporalio.exceptions import ApplicationError
-from temporalio.runtime import LogForwardingConfig, LoggingConfig, Runtime, TelemetryConfig
+from temporalio.runtime import (
+    LogForwardingConfig,
+    LoggingConfig,
+    PrometheusConfig,
+    Runtime,
+    TelemetryConfig,
+)
 
-from order_fulfillment.cli import printable
+from order_fulfillment.cli import CommandError, printable
 
 
-def set_up_logs() -> Runtime:
-    """Log to stderr, and return the runtime that sends the log of the SDK's Rust core there."""
+def set_up_logs(metrics_address: str | None = None) -> Runtime:
+    """Log to stderr, and return the runtime that sends the log of the SDK's Rust core there.
+
+    Args:
+        metrics_address: IP address and port where the core serves Prometheus metrics.
+
+    Raises:
+        CommandError: when nothing can be served there.
+    """
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
     handler.addFilter(lambda record: _LATE_ANSWER not in record.getMessage())
@@ -18,14 +31,20 @@ def set_up_logs() -> Runtime:
     # The formatter names the order; these would append all they know to every line.
     activity.logger.activity_info_on_message = False
     workflow.logger.workflow_info_on_message = False
-    return Runtime(
-        telemetry=TelemetryConfig(
-            logging=LoggingConfig(
-                filter=LoggingConfig.default.filter,
-                forwarding=LogForwardingConfig(logger=logging.getLogger("temporalio.core")),
-            )
-        )
+    telemetry = TelemetryConfig(
+        logging=LoggingConfig(
+            filter=LoggingConfig.default.filter,
+            forwarding=LogForwardingConfig(logger=logging.getLogger("temporalio.core")),
+        ),
+        metrics=PrometheusConfig(metrics_address) if metrics_address else None,
     )
+    try:
+        return Runtime(telemetry=telemetry)
+    except ValueError as error:
+        cause = str(error).rpartition(": ")[2]
+        raise CommandError(
+            f"cannot serve metrics at {metrics_address}: {cause}; choose another --metrics-address"
+        ) from None
 
 
 class _Formatter(logging.Formatter):

@@ -1,7 +1,9 @@
 """Hosts the order workflow and its activities: `uv run worker.py`."""
 
+import argparse
 import asyncio
 import fcntl
+import ipaddress
 import logging
 import os
 import signal
@@ -20,18 +22,19 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-async def work(pid_file: Path) -> None:
+async def work(pid_file: Path, metrics_address: str | None) -> None:
     """Serve orders until SIGTERM or SIGINT.
 
     Raises:
-        CommandError: when there is no server, or another worker holds the PID file.
+        CommandError: when there is no server, or another worker holds the PID file or the
+            address of the metrics.
     """
     from order_fulfillment.logs import set_up_logs
 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    client = await connect(set_up_logs())
+    client = await connect(set_up_logs(metrics_address))
     worker = create_worker(client, task_queue())
     with held(pid_file):
         async with worker:
@@ -128,8 +131,31 @@ def main() -> None:
         default=Path("worker.pid"),
         help="where to keep the worker's process ID (default: %(default)s)",
     )
+    parser.add_argument(
+        "--metrics-address",
+        metavar="HOST:PORT",
+        type=_ip_address_and_port,
+        help="where Prometheus finds the SDK's metrics, such as 127.0.0.1:9464 (default: nowhere)",
+    )
     arguments = parser.parse_args()
-    run(work(arguments.pid_file), interrupted="orders wait for the next worker")
+    run(
+        work(arguments.pid_file, arguments.metrics_address),
+        interrupted="orders wait for the next worker",
+    )
+
+
+def _ip_address_and_port(argument: str) -> str:
+    host, _, port = argument.rpartition(":")
+    try:
+        # The SDK resolves no host names.
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.strip("[]"))
+        if not 0 < int(port) < 65536:
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{argument!r} is not an IP address and a port, such as 127.0.0.1:9464"
+        ) from None
+    return f"[{address}]:{int(port)}" if address.version == 6 else f"{address}:{int(port)}"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,289 @@
+"""What an order costs, next to the floor: `uv run tests/benchmark.py`.
+
+Starts a dev server, the real worker, two more real workers that share a task queue, and a
+worker of the floor: the barest workflow that does the same Temporal work. All get the same
+orders in turns, because a machine that is busy elsewhere slows down all of them.
+"""
+
+import argparse
+import asyncio
+import json
+import math
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+from uuid import uuid4
+
+import psutil
+from temporalio.client import Client, WorkflowHandle
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.testing import WorkflowEnvironment
+
+from order_fulfillment.cli import ArgumentParser, hint, run
+from order_fulfillment.shared import TASK_QUEUE, ApprovalDecision, Order
+from tests.conftest import DEV_SERVER_TUNING, SCRIPTS, Shop, address_of, clean_environment
+
+IN_FLIGHT = (1, 50)
+HEADINGS = {
+    "median_ms": "median, ms",
+    "p95_ms": "p95, ms",
+    "orders_per_second": "orders/s",
+    "worker_cpu_seconds": "worker CPU s / 1,000",
+    "history_events": "history events",
+    "history_bytes": "history bytes",
+}
+
+type Figures = dict[str, float]
+
+
+@dataclass
+class Side:
+    """A workflow to measure, and the worker processes that serve it on a queue of their own."""
+
+    name: str
+    start: dict[str, Any]
+    decision: object
+    workers: list[psutil.Process]
+    orders: int = 0
+    peak_bytes: int = 0
+
+    def cpu_seconds(self) -> float:
+        times = [worker.cpu_times() for worker in self.workers]
+        return sum(time.user + time.system for time in times)
+
+    def watch_memory(self) -> None:
+        used: int = sum(worker.memory_info().rss for worker in self.workers)
+        self.peak_bytes = max(self.peak_bytes, used)
+
+
+async def fulfill(client: Client, side: Side, early: bool) -> WorkflowHandle[Any, Any]:
+    """See one order through, approving it right after the start or once it asks."""
+    handle: WorkflowHandle[Any, Any] = await client.start_workflow(
+        id=f"order-{uuid4().hex[:8]}", **side.start
+    )
+    if not early:
+        # The wait for a decision starts a timer, and every history shows it at once. To ask
+        # the workflow itself would cost the worker time that is being measured.
+        async for event in handle.fetch_history_events(wait_new_event=True):
+            if event.HasField("timer_started_event_attributes"):
+                break
+    await handle.signal("approve_order", side.decision)
+    await handle.result()
+    return handle
+
+
+async def measure(client: Client, side: Side, early: bool, in_flight: int, orders: int) -> Figures:
+    """Have so many orders fulfilled, so many of them at a time."""
+    seconds: list[float] = []
+    handles: list[WorkflowHandle[Any, Any]] = []
+    waiting = iter(range(orders))
+
+    async def customer() -> None:
+        for _ in waiting:
+            start = time.perf_counter()
+            handles.append(await fulfill(client, side, early))
+            seconds.append(time.perf_counter() - start)
+            side.watch_memory()
+
+    cpu, start = side.cpu_seconds(), time.perf_counter()
+    async with asyncio.TaskGroup() as customers:
+        for _ in range(in_flight):
+            customers.create_task(customer())
+    elapsed, cpu = time.perf_counter() - start, side.cpu_seconds() - cpu
+    side.orders += orders
+
+    histories = [(await handle.fetch_history()).events for handle in handles]
+    return {
+        "median_ms": 1000 * median(seconds),
+        "p95_ms": 1000 * sorted(seconds)[math.ceil(0.95 * orders) - 1],
+        "orders_per_second": orders / elapsed,
+        "worker_cpu_seconds": 1000 * cpu / orders,
+        "history_events": sum(map(len, histories)) / orders,
+        "history_bytes": sum(e.ByteSize() for events in histories for e in events) / orders,
+    }
+
+
+def sides(address: str, stack: ExitStack) -> Iterator[Side]:
+    """Start the workers, each set on a task queue of its own."""
+
+    def workers(queue: str, count: int, script: str | Path) -> list[psutil.Process]:
+        environment = {"TEMPORAL_ADDRESS": address, "TEMPORAL_TASK_QUEUE": queue}
+        processes = []
+        for _ in range(count):
+            folder = Path(stack.enter_context(TemporaryDirectory()))
+            shop = Shop(folder, clean_environment() | environment)
+            worker = stack.enter_context(shop.worker(script=script))
+            processes.append(psutil.Process(worker.process.pid))
+        return processes
+
+    # As starter.py starts it.
+    expiry = f"12/{datetime.now(UTC).year % 100 + 1:02}"
+    order = {
+        "workflow": "OrderWorkflow",
+        "arg": Order("Ada Lovelace", "tok_sample", expiry),
+        "id_reuse_policy": WorkflowIDReusePolicy.REJECT_DUPLICATE,
+        "static_summary": "Order of Ada Lovelace",
+    }
+    floor = {"workflow": "FloorWorkflow", "arg": 1}
+    decision = ApprovalDecision(approved=True)
+    for name, queue, start, signal, count, script in (
+        ("ours", f"{TASK_QUEUE}-1", order, decision, 1, "worker.py"),
+        (
+            "floor",
+            f"{TASK_QUEUE}-2",
+            floor,
+            True,
+            1,
+            Path(__file__).with_name("benchmark_floor.py"),
+        ),
+        ("two workers", f"{TASK_QUEUE}-3", order, decision, 2, "worker.py"),
+    ):
+        yield Side(name, start | {"task_queue": queue}, signal, workers(queue, count, script))
+
+
+def seconds_after_python(rounds: int) -> Figures:
+    """How long starter.py takes to answer by itself, beyond the start of Python."""
+
+    def seconds(*arguments: str | Path) -> float:
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, *arguments], env=clean_environment(), capture_output=True, check=False
+        )
+        return time.perf_counter() - start
+
+    starter = SCRIPTS / "starter.py"
+    taken = [
+        (
+            seconds("-c", "pass"),
+            seconds(starter, "--help"),
+            seconds(starter, "--card-expiry", "13/99"),
+        )
+        for _ in range(rounds)
+    ]
+    return {
+        "--help": median(help - python for python, help, _ in taken),
+        "usage error": median(mistake - python for python, _, mistake in taken),
+    }
+
+
+async def compare(
+    client: Client, everyone: list[Side], rounds: int, orders: int
+) -> list[dict[str, Any]]:
+    """Measure in turns; a row has the medians over the rounds and the ratios to the floor."""
+    rows = []
+    for early in (False, True):
+        approved = "right after the start" if early else "when asked"
+        for in_flight in IN_FLIGHT:
+            # Two workers are there for the load; a single order needs one.
+            taking_part = everyone if in_flight > 1 else everyone[:2]
+            count = orders if in_flight > 1 else math.ceil(orders / 5)
+            measured: dict[str, list[Figures]] = {side.name: [] for side in taking_part}
+            for number in range(rounds):
+                hint(f"{in_flight} in flight, approved {approved}: round {number + 1} of {rounds}")
+                # Who goes first changes, in case it matters.
+                for side in taking_part[:: -1 if number % 2 else 1]:
+                    measured[side.name].append(await measure(client, side, early, in_flight, count))
+            for name, figures in measured.items():
+                pairs = list(zip(figures, measured["floor"], strict=True))
+                rows.append(
+                    {
+                        "approved": approved,
+                        "in_flight": in_flight,
+                        "side": name,
+                        "medians": {key: median(own[key] for own in figures) for key in HEADINGS},
+                        "ratios": {
+                            key: median(own[key] / floor[key] for own, floor in pairs)
+                            for key in HEADINGS
+                        },
+                    }
+                )
+    return rows
+
+
+def print_report(report: dict[str, Any]) -> None:
+    """Print the report as Markdown, ratios to the floor in brackets."""
+    print(f"\n| approved | in flight | | {' | '.join(HEADINGS.values())} |")
+    print(f"|---|--:|---|{'--:|' * len(HEADINGS)}")
+    for row in report["rows"]:
+        cells = [row["approved"], row["in_flight"], row["side"]]
+        for key in HEADINGS:
+            ratio = "" if row["side"] == "floor" else f" ({row['ratios'][key]:.2f})"
+            cells.append(f"{row['medians'][key]:.0f}{ratio}")
+        print(f"| {' | '.join(map(str, cells))} |")
+    print()
+    for side in report["peak_memory"]:
+        print(f"{side['side']}: at most {side['mb']:.0f} MB over {side['orders']} orders")
+    for what, seconds in report["seconds_after_python"].items():
+        print(f"starter.py, {what}: {seconds:.2f} s after Python starts")
+
+
+async def benchmark(rounds: int, orders: int, stock_server: bool, json_file: Path | None) -> None:
+    """Measure, and print the report."""
+    report: dict[str, Any] = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{psutil.cpu_count()} cores, {platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "temporalio": version("temporalio"),
+        "stock_server": stock_server,
+        "seconds_after_python": seconds_after_python(rounds),
+    }
+    async with await WorkflowEnvironment.start_local(
+        dev_server_existing_path=shutil.which("temporal"),
+        dev_server_log_level="error",
+        dev_server_extra_args=[] if stock_server else DEV_SERVER_TUNING,
+    ) as server:
+        with ExitStack() as stack:
+            everyone = list(sides(address_of(server.client), stack))
+            hint("warming up")
+            for side in everyone:
+                await measure(server.client, side, False, max(IN_FLIGHT), orders)
+            report["rows"] = await compare(server.client, everyone, rounds, orders)
+            report["peak_memory"] = [
+                {"side": side.name, "orders": side.orders, "mb": side.peak_bytes / 1e6}
+                for side in everyone
+            ]
+    print_report(report)
+    if json_file:
+        json_file.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def main() -> None:
+    """Read the command line and measure."""
+    parser = ArgumentParser(description="Measure what an order costs, next to the floor.")
+    parser.add_argument("--rounds", type=_count, default=5, help="turns of each (default: 5)")
+    parser.add_argument(
+        "--orders",
+        type=_count,
+        default=100,
+        help="orders in a turn; a fifth of them with one in flight (default: 100)",
+    )
+    parser.add_argument(
+        "--stock-server", action="store_true", help="run the dev server without tuning flags"
+    )
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
+    arguments = parser.parse_args()
+    run(
+        benchmark(arguments.rounds, arguments.orders, arguments.stock_server, arguments.json),
+        interrupted="nothing is left running",
+    )
+
+
+def _count(argument: str) -> int:
+    if not argument.isascii() or not argument.isdigit() or int(argument) < 1:
+        raise argparse.ArgumentTypeError(f"{argument!r} is not a number from 1 up")
+    return int(argument)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""The floor: the barest workflow that does the Temporal work of one order, and its worker."""
+
+import asyncio
+from datetime import timedelta
+
+from temporalio import activity, workflow
+
+
+@activity.defn
+async def step(number: int) -> int:
+    return number
+
+
+@workflow.defn
+class FloorWorkflow:
+    def __init__(self) -> None:
+        self._approved = False
+
+    @workflow.run
+    async def run(self, number: int) -> int:
+        await self._step(number)
+        await self._step(number)
+        await workflow.wait_condition(lambda: self._approved, timeout=30)
+        return await self._step(number)
+
+    async def _step(self, number: int) -> int:
+        return await workflow.execute_activity(
+            step, number, start_to_close_timeout=timedelta(seconds=5)
+        )
+
+    @workflow.signal
+    def approve_order(self, approved: bool) -> None:
+        self._approved = approved
+
+
+async def work() -> None:
+    """Serve with the pollers, the sandbox and the log level of the real worker."""
+    from temporalio.worker import PollerBehaviorAutoscaling, Worker
+
+    from order_fulfillment.cli import connect, hint, task_queue
+    from order_fulfillment.logs import set_up_logs
+
+    async with Worker(
+        await connect(set_up_logs()),
+        task_queue=task_queue(),
+        workflows=[FloorWorkflow],
+        activities=[step],
+        workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
+        activity_task_poller_behavior=PollerBehaviorAutoscaling(),
+    ):
+        hint("The floor is polling here.")
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    # The sandbox loads a workflow of `__main__` in a way of its own, unlike the real one.
+    from tests import benchmark_floor  # noqa: PLW0406
+
+    asyncio.run(benchmark_floor.work())

@@ -1,0 +1,39 @@
+"""The benchmark, with a handful of orders."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import clean_environment
+
+
+def test_the_benchmark_compares_orders_with_the_floor(tmp_path: Path) -> None:
+    json_file = tmp_path / "figures.json"
+
+    benchmark = subprocess.run(
+        [
+            *(sys.executable, Path(__file__).with_name("benchmark.py")),
+            *("--rounds", "1", "--orders", "5", "--json", json_file),
+        ],
+        cwd=tmp_path,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert benchmark.returncode == 0, benchmark.stderr
+    table = [line for line in benchmark.stdout.splitlines() if line.startswith("|")]
+    rows = json.loads(json_file.read_text())["rows"]
+    assert len(table) == 2 + len(rows) == 2 + 10
+    assert {(row["in_flight"], row["side"]) for row in rows} == {
+        *((1, "ours"), (1, "floor")),
+        *((50, "ours"), (50, "floor"), (50, "two workers")),
+    }
+    for row in rows:
+        assert row["medians"]["median_ms"] > 0
+        if row["approved"] == "when asked":
+            # Any more or fewer, and the two no longer do the same work.
+            assert row["medians"]["history_events"] == 29

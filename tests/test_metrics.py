@@ -1,0 +1,67 @@
+"""What an operator sees of the worker's metrics."""
+
+import re
+import socket
+from urllib.request import urlopen
+
+import psutil
+import pytest
+
+from tests.conftest import Shop
+
+
+def listening(process_id: int) -> list[str]:
+    """The addresses on which a process accepts connections."""
+    return [
+        f"{connection.laddr.ip}:{connection.laddr.port}"
+        for connection in psutil.Process(process_id).net_connections()
+        if connection.status == psutil.CONN_LISTEN
+    ]
+
+
+def test_the_worker_serves_the_metrics_that_an_operator_watches(shop: Shop) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+
+    with shop.worker("--metrics-address", address) as worker:
+        order_id = shop.start_order("--inventory-recovers-after", "1")
+        shop.wait_for_status(order_id, "AWAITING_APPROVAL")
+        with urlopen(f"http://{address}/metrics") as answer:
+            metrics = answer.read().decode()
+        assert listening(worker.process.pid) == [address]
+
+    assert re.search(
+        r"^temporal_workflow_task_schedule_to_start_latency_bucket\{", metrics, re.MULTILINE
+    )
+    assert re.search(
+        r'^temporal_activity_execution_failed\{activity_type="reserve_inventory".* 1$',
+        metrics,
+        re.MULTILINE,
+    )
+
+
+def test_the_worker_listens_nowhere_unasked(shop: Shop) -> None:
+    with shop.worker() as worker:
+        assert listening(worker.process.pid) == []
+
+
+def test_a_port_in_use_is_one_line(shop: Shop) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        worker = shop.run("worker.py", "--metrics-address", f"localhost:{port}")
+
+    assert worker.returncode == 1
+    assert worker.stderr.startswith(f"error: cannot serve metrics at 127.0.0.1:{port}: Address al")
+    assert worker.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "address", ["9464", ":9464", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", "example.com:9464"]
+)
+def test_a_malformed_address_is_one_line(shop: Shop, address: str) -> None:
+    worker = shop.run("worker.py", "--metrics-address", address)
+
+    assert worker.returncode == 2
+    assert repr(address) in worker.stderr
+    assert worker.stderr.count("\n") == 1

@@ -1,0 +1,42 @@
+"""What the sandbox keeps apart, and what it shares between orders."""
+
+from uuid import uuid4
+
+import pytest
+from temporalio.client import Client
+from temporalio.worker import Worker
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
+from temporalio.workflow import SandboxImportNotificationPolicy
+
+from order_fulfillment.activities import deliver_order, process_payment, reserve_inventory
+from order_fulfillment.interceptor import SignalGuard
+from order_fulfillment.shared import ApprovalDecision, Order, OrderStatus
+from order_fulfillment.workflow import OrderWorkflow
+
+
+async def test_an_order_loads_nothing_into_the_sandbox_by_accident(
+    dev_server: Client, recwarn: pytest.WarningsRecorder
+) -> None:
+    strict = SandboxRestrictions.default.with_import_notification_policy(
+        SandboxImportNotificationPolicy.WARN_ON_UNINTENTIONAL_PASSTHROUGH
+        | SandboxImportNotificationPolicy.WARN_ON_DYNAMIC_IMPORT
+    )
+    async with Worker(
+        dev_server,
+        task_queue="strict-sandbox",
+        workflows=[OrderWorkflow],
+        activities=[process_payment, reserve_inventory, deliver_order],
+        interceptors=[SignalGuard()],
+        workflow_runner=SandboxedWorkflowRunner(strict),
+    ):
+        result = await dev_server.execute_workflow(
+            OrderWorkflow.run,
+            Order("Ada Lovelace", "tok_sample", "12/99", approval_timeout=1),
+            id=f"order-{uuid4().hex[:8]}",
+            task_queue="strict-sandbox",
+            start_signal="approve_order",
+            start_signal_args=[ApprovalDecision(approved=True)],
+        )
+
+    assert [str(warning.message) for warning in recwarn] == []
+    assert result.status == OrderStatus.FULFILLED
