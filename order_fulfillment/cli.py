@@ -87,6 +87,8 @@ def order_id(argument: str) -> str:
 
 def printable(text: str) -> str:
     """Show control characters instead of letting the terminal obey them."""
+    if text.isprintable():  # Every line of the worker's log comes here, and few need more.
+        return text
     # The two joiners print nothing, and emoji and several scripts are spelled with them.
     return "".join(
         character if character.isprintable() or character in "\u200c\u200d" else _escape(character)
