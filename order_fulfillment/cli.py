@@ -37,8 +37,8 @@ class NoServerError(CommandError):
 
     def __init__(self, address: str, namespace: str, cause: str) -> None:
         advice = "check TEMPORAL_ADDRESS and TEMPORAL_TLS*, or your profile"
-        if cause == "Connection refused":
-            port = address.rpartition(":")[2]
+        host, _, port = address.rpartition(":")
+        if cause == "Connection refused" and host in ("localhost", "127.0.0.1"):
             flags = "" if port == "7233" else f" --port {port}"
             advice = (
                 f"start one with: uv run temporal server start-dev{flags}, or set TEMPORAL_ADDRESS"

@@ -387,12 +387,14 @@ async def perform(names: list[str], keep: bool) -> None:
             f"{time.monotonic() - began:.0f} seconds.",
             style="1",
         )
+        processes.stay = keep
+        processes.folder_stays = as_expected < len(outcomes)
         if keep:
             _say_how_to_stop(demo, ui, [child.pid for child in (demo.worker, server) if child])
         elif server:
             screen.say("The server stops now, and the links with it; --keep leaves it running.")
-        processes.stay = keep
-        processes.folder_stays = as_expected < len(outcomes)
+        if not processes.stay and not processes.folder_stays:
+            screen.say("The worker's log is removed; --keep leaves that, too.")
         if processes.folder_stays:
             raise CommandError(f"not all ended as expected; the logs are in {demo.folder}")
 
@@ -437,7 +439,8 @@ def _say_how_to_stop(demo: Demo, ui: str | None, pids: list[int]) -> None:
     screen.say(f"Still running; look around at {ui}" if ui else "Still running.")
     screen.say("To start orders for this worker, and to stop what the demo started:")
     screen.command(f"export TEMPORAL_TASK_QUEUE={demo.task_queue}")
-    screen.command(f"kill {shlex.join(map(str, pids))}; rm -r {shlex.quote(str(demo.folder))}")
+    kill = f"kill {shlex.join(map(str, pids))}; " if pids else ""
+    screen.command(f"{kill}rm -r {shlex.quote(str(demo.folder))}")
 
 
 def _scripts() -> Path:

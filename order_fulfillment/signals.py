@@ -106,8 +106,8 @@ async def query[T](handle: "OrderHandle", query: "Callable[[OrderWorkflow], T]")
     try:
         async with asyncio.timeout(QUERY_SECONDS):
             return await handle.query(query)
-    except WorkflowQueryFailedError as error:
-        raise CommandError(f"{handle.id!r} is not an order: {error}") from None
+    except (WorkflowQueryFailedError, TypeError, ValueError) as error:
+        raise CommandError(f"{handle.id!r} is an order of another program: {error}") from None
     except RPCError as error:
         # The SDK reports a query that nobody answers with any of these.
         if error.status not in (
@@ -124,13 +124,18 @@ async def query[T](handle: "OrderHandle", query: "Callable[[OrderWorkflow], T]")
             async for event in handle.fetch_history_events():
                 if event.HasField("workflow_task_failed_event_attributes"):
                     failure = event.workflow_task_failed_event_attributes.failure
-                    failing = f"{failure.application_failure_info.type}: {failure.message}"
+                    # The server's own reasons, such as a restart in between, have no message.
+                    if failure.message:
+                        failing = f"{failure.application_failure_info.type}: {failure.message}"
                 elif event.HasField("workflow_task_completed_event_attributes"):
                     failing = None
     except TimeoutError:
         raise UnansweredError("the Temporal server gives no answer") from None
     if failing:
-        raise UnansweredError(f"the workflow task of order {handle.id!r} fails: {failing}")
+        raise UnansweredError(
+            f"the workflow task of order {handle.id!r} fails: {failing}; mend workflow.py, "
+            f"then restart the worker: {command('worker.py')}"
+        )
     raise UnansweredError(f"no worker answers; start one with: {command('worker.py')}")
 
 
@@ -243,12 +248,12 @@ async def act(verb: str, workflow_id: str, note: str | None) -> None:
     client = await connect()
     handle = client.get_workflow_handle_for(OrderWorkflow.run, workflow_id)
     try:
+        if (await describe(handle)).workflow_type != "OrderWorkflow":
+            raise CommandError(f"{workflow_id!r} is no order, but another kind of workflow")
         match verb:
             case "status":
                 print(await order_status(handle), flush=True)
             case "approval-message":
-                # A silent server shows sooner than an absent worker.
-                await describe(handle)
                 message = await query(handle, OrderWorkflow.approval_message)
                 print(printable(str(message)), flush=True)
             case "result":

@@ -29,11 +29,12 @@ async def work(pid_file: Path, metrics_address: str | None) -> None:
         CommandError: when there is no server, or another worker holds the PID file or the
             address of the metrics.
     """
-    from order_fulfillment.logs import set_up_logs
-
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    # Imported only now: it takes a while, in which a signal may come.
+    from order_fulfillment.logs import set_up_logs
+
     client = await connect(set_up_logs(metrics_address))
     worker = create_worker(client, task_queue())
     with held(pid_file):
@@ -65,7 +66,8 @@ def create_worker(client: "Client", task_queue: str) -> "Worker":
         # Time for running activities to finish after SIGTERM.
         graceful_shutdown_timeout=timedelta(seconds=5),
         # An order's next task goes to the worker that has the order in its cache. When that
-        # worker has died, Temporal waits this long before it asks another one.
+        # worker has died, Temporal waits this long before it asks another one. A worker that
+        # is behind by more replays its orders, which costs it time: then start another.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=1),
         # The default of five pollers each lets a burst of new orders starve.
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),

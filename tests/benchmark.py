@@ -42,6 +42,7 @@ HEADINGS = {
     "worker_cpu_seconds": "worker CPU s / 1,000",
     "history_events": "history events",
     "history_bytes": "history bytes",
+    "peak_mb": "peak memory, MB",
 }
 
 type Figures = dict[str, float]
@@ -55,7 +56,6 @@ class Side:
     start: dict[str, Any]
     decision: object
     workers: list[psutil.Process]
-    orders: int = 0
     peak_bytes: int = 0
 
     def cpu_seconds(self) -> float:
@@ -96,12 +96,12 @@ async def measure(client: Client, side: Side, early: bool, in_flight: int, order
             seconds.append(time.perf_counter() - start)
             side.watch_memory()
 
+    side.peak_bytes = 0
     cpu, start = side.cpu_seconds(), time.perf_counter()
     async with asyncio.TaskGroup() as customers:
         for _ in range(in_flight):
             customers.create_task(customer())
     elapsed, cpu = time.perf_counter() - start, side.cpu_seconds() - cpu
-    side.orders += orders
 
     histories = [(await handle.fetch_history()).events for handle in handles]
     return {
@@ -111,6 +111,7 @@ async def measure(client: Client, side: Side, early: bool, in_flight: int, order
         "worker_cpu_seconds": 1000 * cpu / orders,
         "history_events": sum(map(len, histories)) / orders,
         "history_bytes": sum(e.ByteSize() for events in histories for e in events) / orders,
+        "peak_mb": side.peak_bytes / 1e6,
     }
 
 
@@ -222,8 +223,6 @@ def print_report(report: dict[str, Any]) -> None:
             cells.append(f"{row['medians'][key]:.0f}{ratio}")
         print(f"| {' | '.join(map(str, cells))} |")
     print()
-    for side in report["peak_memory"]:
-        print(f"{side['side']}: at most {side['mb']:.0f} MB over {side['orders']} orders")
     for what, seconds in report["seconds_after_python"].items():
         print(f"starter.py, {what}: {seconds:.2f} s after Python starts")
 
@@ -249,10 +248,6 @@ async def benchmark(rounds: int, orders: int, stock_server: bool, json_file: Pat
             for side in everyone:
                 await measure(server.client, side, False, max(IN_FLIGHT), orders)
             report["rows"] = await compare(server.client, everyone, rounds, orders)
-            report["peak_memory"] = [
-                {"side": side.name, "orders": side.orders, "mb": side.peak_bytes / 1e6}
-                for side in everyone
-            ]
     print_report(report)
     if json_file:
         json_file.write_text(json.dumps(report, indent=2) + "\n")

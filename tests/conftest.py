@@ -107,7 +107,10 @@ class Shop:
     def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a script to its end."""
         process = self.start(script, *arguments)
-        stdout, stderr = process.communicate(timeout=60)
+        try:
+            stdout, stderr = process.communicate(timeout=60)
+        finally:
+            process.kill()
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
@@ -152,7 +155,11 @@ class Shop:
             )
         worker = RunningWorker(process, log)
         try:
-            wait_until(lambda: " is polling " in worker.log, "the worker to poll")
+            wait_until(
+                lambda: " is polling " in worker.log or process.poll() is not None,
+                "the worker to poll",
+            )
+            assert process.poll() is None, worker.log
             yield worker
         finally:
             process.terminate()

@@ -86,7 +86,7 @@ async def auto_expiry(client: Client) -> OrderHandle:
 
 
 async def decision_in_a_race(client: Client) -> OrderHandle:
-    order = await place(client, TASK_QUEUE, approval_timeout=1)
+    order = await place(client, TASK_QUEUE, approval_timeout=3)
     async with create_worker(client, TASK_QUEUE):
         await until_status(order, OrderStatus.AWAITING_APPROVAL)
     await until_event(order, "TIMER_FIRED")

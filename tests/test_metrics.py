@@ -7,7 +7,7 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
-from tests.conftest import Shop
+from tests.conftest import Shop, free_port
 
 
 def listening(process_id: int) -> list[str]:
@@ -20,8 +20,7 @@ def listening(process_id: int) -> list[str]:
 
 
 def test_the_worker_serves_the_metrics_that_an_operator_watches(shop: Shop) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
 
     with shop.worker("--metrics-address", address) as worker:
         order_id = shop.start_order("--inventory-recovers-after", "1")

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
-from tests.conftest import SCRIPTS, Shop
+from tests.conftest import SCRIPTS, Shop, wait_until
 
 README = (SCRIPTS.parent / "README.md").read_text()
 SCENARIOS = re.findall(r"^### (\d\. .+?)\n(.+?)(?=^##)", README, re.MULTILINE | re.DOTALL)
@@ -78,11 +79,18 @@ def running(open_shop: Shop) -> Iterator[dict[str, Scenario]]:
             title: Scenario(buggy_shop if title == WORKFLOW_BUG else shop, title, section)
             for title, section in SCENARIOS
         }
-        subprocess.run(
+        pid_file = buggy_shop.folder / "worker.pid"
+        last_worker = int(pid_file.read_text())
+        stopped = subprocess.run(
             ["bash", "-c", commands(README.split("## Clean up")[1].split("\n## ")[0])],
             cwd=buggy_shop.folder,
+            capture_output=True,
+            text=True,
             check=True,
         )
+        assert stopped.stdout + stopped.stderr == ""
+        wait_until(lambda: not psutil.pid_exists(last_worker), "the worker to end")
+        assert not pid_file.exists()
 
 
 def test_there_are_six_scenarios() -> None:

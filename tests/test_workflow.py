@@ -149,7 +149,7 @@ async def test_a_decision_that_the_expired_order_finds_wins(
     dev_server: Client, task_queue: str
 ) -> None:
     async with create_worker(dev_server, task_queue):
-        order = await place(dev_server, task_queue, approval_timeout=1)
+        order = await place(dev_server, task_queue, approval_timeout=3)
         await until_status(order, OrderStatus.AWAITING_APPROVAL)
     await until_event(order, "TIMER_FIRED")
     await order.signal(OrderWorkflow.approve_order, APPROVED)
