@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from temporalio.client import Client
     from temporalio.worker import Worker
 
+STOP_SECONDS = 7
+ACTIVITY_STOP_SECONDS = 5
+
 logger = logging.getLogger(__name__)
 
 
@@ -37,8 +40,8 @@ async def work(pid_file: Path, metrics_address: str | None) -> None:
 
     client = await connect(set_up_logs(metrics_address))
     worker = create_worker(client, task_queue())
-    with held(pid_file):
-        async with worker:
+    with held(pid_file), suppress(TimeoutError):
+        async with asyncio.timeout(None) as way_out, worker:
             logger.info(
                 "Worker %d is polling task queue %r of namespace %r at %s",
                 os.getpid(),
@@ -47,6 +50,8 @@ async def work(pid_file: Path, metrics_address: str | None) -> None:
                 client.service_client.config.target_host,
             )
             await stop.wait()
+            # With a server that gives no answer, the SDK would take half a minute to stop.
+            way_out.reschedule(asyncio.get_running_loop().time() + STOP_SECONDS)
 
 
 def create_worker(client: "Client", task_queue: str) -> "Worker":
@@ -64,7 +69,7 @@ def create_worker(client: "Client", task_queue: str) -> "Worker":
         activities=[process_payment, reserve_inventory, deliver_order],
         interceptors=[SignalGuard()],
         # Time for running activities to finish after SIGTERM.
-        graceful_shutdown_timeout=timedelta(seconds=5),
+        graceful_shutdown_timeout=timedelta(seconds=ACTIVITY_STOP_SECONDS),
         # An order's next task goes to the worker that has the order in its cache. When that
         # worker has died, Temporal waits this long before it asks another one. A worker that
         # is behind by more replays its orders, which costs it time: then start another.
