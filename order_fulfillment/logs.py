@@ -1,6 +1,7 @@
 """The worker's log: a line for what is expected to happen, a traceback for what is not."""
 
 import logging
+from textwrap import shorten
 
 from temporalio import activity, workflow
 from temporalio.exceptions import ApplicationError
@@ -13,6 +14,13 @@ from temporalio.runtime import (
 )
 
 from order_fulfillment.cli import CommandError, printable
+
+_CORE = "temporalio.core"
+
+# What the SDK's log says of a signal whose payload it cannot decode, and of a query whose
+# asker has gone.
+_UNREADABLE_SIGNAL = "Failed deserializing signal input"
+_LATE_ANSWER = "Query not found when attempting to respond to it"
 
 
 def set_up_logs(metrics_address: str | None = None) -> Runtime:
@@ -34,7 +42,7 @@ def set_up_logs(metrics_address: str | None = None) -> Runtime:
     telemetry = TelemetryConfig(
         logging=LoggingConfig(
             filter=LoggingConfig.default.filter,
-            forwarding=LogForwardingConfig(logger=logging.getLogger("temporalio.core")),
+            forwarding=LogForwardingConfig(logger=logging.getLogger(_CORE)),
         ),
         metrics=PrometheusConfig(metrics_address) if metrics_address else None,
     )
@@ -63,13 +71,10 @@ class _Formatter(logging.Formatter):
         elif message.startswith(_UNREADABLE_SIGNAL):
             message = f"Ignored an unreadable signal: {error and error.__cause__}"
             line.exc_info = line.exc_text = None
+        elif record.name.startswith(_CORE):
+            # The core adds all it knows, which can be pages; the error comes first.
+            message = shorten(message, width=400, placeholder=" ...")
         line.msg = printable(f"{order['workflow_id']}: {message}" if order else message)
         line.args = None
         # A traceback has lines of its own, and may quote what a stranger wrote.
         return "\n".join(map(printable, super().format(line).split("\n")))
-
-
-# What the SDK's log says of a signal whose payload it cannot decode, and of a query whose
-# asker has gone.
-_UNREADABLE_SIGNAL = "Failed deserializing signal input"
-_LATE_ANSWER = "Query not found when attempting to respond to it"

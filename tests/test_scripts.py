@@ -290,6 +290,7 @@ async def test_a_workflow_bug_is_told_and_recovered_from(shop: Shop, dev_server:
     assert "the workflow task of order" in one_line(asked.stderr)
     assert "RuntimeError: workflow bug!" in one_line(asked.stderr)
     assert "Traceback" in buggy_worker.log
+    assert max(map(len, buggy_worker.log.splitlines())) < 500
     assert approved.returncode == 0
     assert (waiting.returncode, json.loads(stdout)["status"]) == (0, "FULFILLED")
     assert stderr.count("fails: RuntimeError: workflow bug!") == 1
