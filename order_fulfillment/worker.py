@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 STOP_SECONDS = 7
 ACTIVITY_STOP_SECONDS = 5
+PID_FILE_STAYS_SECONDS = 0.2
 
 logger = logging.getLogger(__name__)
 
@@ -40,18 +41,21 @@ async def work(pid_file: Path, metrics_address: str | None) -> None:
 
     client = await connect(set_up_logs(metrics_address))
     worker = create_worker(client, task_queue())
-    with held(pid_file), suppress(TimeoutError):
-        async with asyncio.timeout(None) as way_out, worker:
-            logger.info(
-                "Worker %d is polling task queue %r of namespace %r at %s",
-                os.getpid(),
-                worker.task_queue,
-                client.namespace,
-                client.service_client.config.target_host,
-            )
-            await stop.wait()
-            # With a server that gives no answer, the SDK would take half a minute to stop.
-            way_out.reschedule(asyncio.get_running_loop().time() + STOP_SECONDS)
+    with held(pid_file):
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None) as way_out, worker:
+                logger.info(
+                    "Worker %d is polling task queue %r of namespace %r at %s",
+                    os.getpid(),
+                    worker.task_queue,
+                    client.namespace,
+                    client.service_client.config.target_host,
+                )
+                await stop.wait()
+                # With a server that gives no answer, the SDK would take half a minute to stop.
+                way_out.reschedule(asyncio.get_running_loop().time() + STOP_SECONDS)
+        # Who stops us with `kill "$(cat worker.pid)"; wait "$(cat worker.pid)"` reads it twice.
+        await asyncio.sleep(PID_FILE_STAYS_SECONDS)
 
 
 def create_worker(client: "Client", task_queue: str) -> "Worker":
