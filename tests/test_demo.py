@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,10 +112,12 @@ def test_ctrl_c_leaves_no_process_no_port_and_no_file(tmp_path: Path, moment: st
     with demo_running(tmp_path, "--scenario", "invalid-payment") as demo:
         demo.wait_for_output(moment)
 
-        # Again and again, as impatient people do.
-        while demo.process.poll() is None:
+        def ended_after_one_more() -> bool:
             demo.process.send_signal(signal.SIGINT)
-            time.sleep(0.05)
+            return demo.process.poll() is not None
+
+        # Again and again, as impatient people do.
+        wait_until(ended_after_one_more, "the demo to end")
 
         # Once the clean-up is done there is nothing left to interrupt.
         assert demo.end() in (130, 0 if moment == "The server stops now" else 130), demo.output
