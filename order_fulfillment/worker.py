@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from temporalio.client import Client
     from temporalio.worker import Worker
 
-STOP_SECONDS = 7
+STOP_SECONDS = 8
 ACTIVITY_STOP_SECONDS = 5
 PID_FILE_STAYS_SECONDS = 0.2
 
@@ -60,13 +60,14 @@ async def work(pid_file: Path, metrics_address: str | None) -> None:
 
 def create_worker(client: "Client", task_queue: str) -> "Worker":
     """The worker of this sample; the tests run the same one."""
-    from temporalio.worker import PollerBehaviorAutoscaling, Worker
+    from temporalio.worker import PollerBehaviorAutoscaling
 
     from order_fulfillment.activities import deliver_order, process_payment, reserve_inventory
+    from order_fulfillment.draining import DrainingWorker
     from order_fulfillment.interceptor import SignalGuard
     from order_fulfillment.workflow import OrderWorkflow
 
-    return Worker(
+    return DrainingWorker(
         client,
         task_queue=task_queue,
         workflows=[OrderWorkflow],

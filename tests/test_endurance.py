@@ -242,6 +242,38 @@ async def test_one_of_two_workers_is_stopped_and_the_other_takes_over(
         happened.update(await events(order))
     print(f"\n{len(orders)} orders fulfilled: {happened}")
     assert happened["ACTIVITY_TASK_COMPLETED"] == 3 * len(orders)
+    assert not timeouts(happened)
+
+
+async def test_no_order_waits_for_a_task_that_a_stopped_worker_lost(
+    shop: Shop, dev_server: Client, full_size: bool
+) -> None:
+    task_queue = shop.environment["TEMPORAL_TASK_QUEUE"]
+    rounds = 20 if full_size else 2
+    happened = Counter[str]()
+    with shop.worker("--pid-file", "staying.pid"):
+        for _ in range(rounds):
+            with shop.worker("--pid-file", "leaving.pid") as leaving:
+                orders = [await place(dev_server, task_queue) for _ in range(20)]
+                for order in orders:
+                    await until_status(order, OrderStatus.AWAITING_APPROVAL)
+                for order in orders[:10]:
+                    await order.signal(OrderWorkflow.approve_order, APPROVED)
+                leaving.process.terminate()
+                for order in orders[10:]:
+                    await order.signal(OrderWorkflow.approve_order, APPROVED)
+                async with asyncio.timeout(30):
+                    await asyncio.gather(*(order.result() for order in orders))
+            for order in orders:
+                happened.update(await events(order))
+
+    print(f"\n{rounds} workers stopped: {happened}")
+    assert happened["ACTIVITY_TASK_COMPLETED"] == 3 * 20 * rounds
+    assert not timeouts(happened)
+
+
+def timeouts(happened: Counter[str]) -> list[str]:
+    return [name for name in happened if name.endswith("TASK_TIMED_OUT")]
 
 
 async def test_of_many_signals_the_first_valid_one_decides(
