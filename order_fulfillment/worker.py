@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from temporalio.client import Client
     from temporalio.worker import Worker
 
-STOP_SECONDS = 8
+STOP_SECONDS = 9
 ACTIVITY_STOP_SECONDS = 5
 PID_FILE_STAYS_SECONDS = 0.2
 

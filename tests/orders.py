@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
 
-from temporalio.api.enums.v1 import EventType
+from temporalio.api.enums.v1 import EventType, TimeoutType
 from temporalio.client import Client, WorkflowHandle
 
 from order_fulfillment.shared import Order, OrderResult, OrderStatus
@@ -52,6 +52,16 @@ async def attempts(handle: OrderHandle) -> list[int]:
         for event in (await handle.fetch_history()).events
         if event.HasField("activity_task_started_event_attributes")
     ]
+
+
+async def lost_workflow_tasks(handle: OrderHandle) -> int:
+    """How many workflow tasks of the order went to a worker that never completed them."""
+    return sum(
+        event.workflow_task_timed_out_event_attributes.timeout_type
+        == TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE
+        for event in (await handle.fetch_history()).events
+        if event.HasField("workflow_task_timed_out_event_attributes")
+    )
 
 
 async def until_event(handle: OrderHandle, name: str) -> None:
