@@ -29,7 +29,10 @@ class DrainingWorker(Worker):
 
     @override
     async def shutdown(self) -> None:
-        """Wait until no workflow task has come for a while, `DRAIN_SECONDS` at most."""
+        """Wait until no workflow task has come for a while, and shut down.
+
+        Waits `DRAIN_SECONDS` at most, so that orders without end cannot keep the worker.
+        """
         quiet_ticks = 0
         try:
             with suppress(TimeoutError):
@@ -44,6 +47,8 @@ class DrainingWorker(Worker):
 
 
 class _WorkflowTaskExecutor(ThreadPoolExecutor):
+    """Sees every workflow task: the SDK hands each one here, outside the sandbox."""
+
     had_task = False
 
     @override

@@ -281,6 +281,19 @@ async def test_no_order_waits_for_a_task_that_a_stopped_worker_lost(
     assert lost == 0
 
 
+async def test_orders_without_end_do_not_keep_a_worker_that_is_told_to_stop(
+    shop: Shop, dev_server: Client
+) -> None:
+    task_queue = shop.environment["TEMPORAL_TASK_QUEUE"]
+    with shop.worker() as worker:
+        worker.process.terminate()
+        stopped = asyncio.create_task(asyncio.to_thread(worker.process.wait, 7))
+        while not stopped.done():
+            await place(dev_server, task_queue)
+            await asyncio.sleep(0.05)
+        assert await stopped == 0
+
+
 async def test_of_many_signals_the_first_valid_one_decides(
     shop: Shop, dev_server: Client, full_size: bool
 ) -> None:
