@@ -1,7 +1,10 @@
 """The outside world: payment provider, warehouse and carrier, all simulated.
 
-Temporal repeats an activity when it cannot know that an attempt succeeded. So every attempt
-sends the same idempotency key, and gets the same reference number back.
+Temporal's rules for activities:
+- Here, and not in the workflow, is the place for clocks, randomness and I/O.
+- An activity may run more than once, for Temporal repeats it when it cannot know that an attempt
+  succeeded. So every attempt sends the same idempotency key, and gets the same reference back.
+- When an activity fails for good, so does the order: by an error that is not to be retried.
 """
 
 from hashlib import sha256
@@ -11,8 +14,9 @@ from temporalio.exceptions import ApplicationError
 
 from order_fulfillment.shared import Delivery, Payment, parse_card_expiry
 
-INVENTORY_OUTAGE_ATTEMPTS = 4
-"""The attempt that still meets the outage gives up: with the workflow's back-off, after 3.5 s."""
+LAST_OUTAGE_ATTEMPT = 4
+"""An outage met on this attempt or a later one fails the order: with the workflow's retry policy,
+an outage of about four seconds. Attempts that were lost with their worker count, too."""
 
 
 @activity.defn
@@ -50,8 +54,8 @@ async def reserve_inventory(recovers_after: int | None) -> str:
             it never heals.
 
     Raises:
-        ApplicationError: of type InventoryUnavailableError, retried until attempt
-            `INVENTORY_OUTAGE_ATTEMPTS`, while the warehouse does not answer.
+        ApplicationError: of type InventoryUnavailableError, retried up to
+            `LAST_OUTAGE_ATTEMPT`, while the warehouse does not answer.
     """
     reservation = _reference("hold")
     activity.logger.info("Reserving inventory %s, attempt %d", reservation, _attempt())
@@ -59,9 +63,9 @@ async def reserve_inventory(recovers_after: int | None) -> str:
         raise ApplicationError(
             "the inventory service is down",
             type="InventoryUnavailableError",
-            # Not the retry policy's maximum_attempts: that also counts the attempts of
-            # workers that died, and a dead worker must not fail an order.
-            non_retryable=_attempt() >= INVENTORY_OUTAGE_ATTEMPTS,
+            # Not the retry policy's maximum_attempts: that would fail an order whose workers
+            # died that often, although the warehouse was never down.
+            non_retryable=_attempt() >= LAST_OUTAGE_ATTEMPT,
         )
     return reservation
 

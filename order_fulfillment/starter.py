@@ -1,78 +1,44 @@
 """Starts an order: `uv run starter.py "Ada Lovelace"`."""
 
 import argparse
-import asyncio
+import json
+from dataclasses import asdict
 from datetime import UTC, datetime
 from secrets import token_hex
 
-from order_fulfillment.cli import (
-    ANSWER_SECONDS,
+from order_fulfillment.shared import TASK_QUEUE, Order, parse_card_expiry
+from order_fulfillment.support.command_line import (
     ArgumentParser,
-    CommandError,
     command,
-    connect,
     hint,
     limited_text,
-    order_id,
-    printable,
     run,
-    task_queue,
+    say,
+    workflow_id,
 )
-from order_fulfillment.shared import Order, parse_card_expiry
 
-SAMPLE_PAYMENT_TOKEN = "tok_sample"
 MIN_APPROVAL_SECONDS = 0.1
 MAX_APPROVAL_SECONDS = 30 * 24 * 60 * 60
 
 
-async def start(workflow_id: str, order: Order, wait: bool) -> None:
-    """Start the order's workflow, print its ID and, if asked to, wait for its result.
+async def start(order_id: str, order: Order, wait: bool) -> None:
+    """Start the order, print its ID and, if asked to, wait for its result."""
+    # The SDK is imported only now: it takes most of a second, too long for `--help`.
+    from order_fulfillment import orders
+    from order_fulfillment.support.connection import connect, task_queue
 
-    Raises:
-        CommandError: when the ID was used before, the server does not answer, or the order
-            waited for did not complete.
-    """
-    from temporalio.common import WorkflowIDReusePolicy
-    from temporalio.exceptions import WorkflowAlreadyStartedError
-    from temporalio.service import RPCError, RPCStatusCode
-
-    from order_fulfillment.signals import print_result
-    from order_fulfillment.workflow import OrderWorkflow
-
-    client = await connect()
-    try:
-        async with asyncio.timeout(ANSWER_SECONDS):
-            handle = await client.start_workflow(
-                OrderWorkflow.run,
-                order,
-                id=workflow_id,
-                task_queue=task_queue(),
-                # By default Temporal would reuse the ID of an order that has ended.
-                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-                # The server takes at most 400 bytes; one character is at most 12 as JSON.
-                static_summary=f"Order of {order.customer_name[:30]}",
-            )
-    except WorkflowAlreadyStartedError:
-        raise CommandError(
-            f"an order {workflow_id!r} exists already; choose another --workflow-id"
-        ) from None
-    except (TimeoutError, RPCError) as error:
-        if isinstance(error, RPCError) and error.status != RPCStatusCode.UNAVAILABLE:
-            raise
-        raise CommandError(
-            f"the Temporal server gave no answer; "
-            f"the order may have started all the same: {command('signals.py', 'status', workflow_id)}"
-        ) from None
-    print(printable(workflow_id), flush=True)
-    hint(f"approve it: {command('signals.py', 'approve', workflow_id)}")
+    handle = await orders.start(await connect(), order_id, order, task_queue(TASK_QUEUE))
+    say(order_id)
+    hint(f"approve it: {command('signals.py', 'approve', order_id)}")
     if wait:
-        await print_result(handle)
+        say(json.dumps(asdict(await orders.result(handle, report=hint))))
     else:
-        hint(f"see where it stands: {command('signals.py', 'status', workflow_id)}")
+        hint(f"see where it stands: {command('signals.py', 'status', order_id)}")
 
 
 def create_parser() -> ArgumentParser:
     """What the command line may say."""
+    now = datetime.now(UTC)
     parser = ArgumentParser(description="Start an order and print its workflow ID.")
     parser.add_argument(
         "name",
@@ -85,7 +51,7 @@ def create_parser() -> ArgumentParser:
     parser.add_argument(
         "--workflow-id",
         metavar="ID",
-        type=order_id,
+        type=workflow_id,
         default=f"order-{token_hex(4)}",
         help="a new ID for the order (default: order- and 8 random hex digits)",
     )
@@ -93,7 +59,7 @@ def create_parser() -> ArgumentParser:
         "--card-expiry",
         metavar="MM/YY",
         type=_card_expiry,
-        default=f"{datetime.now(UTC).month:02}/{(datetime.now(UTC).year + 1) % 100:02}",
+        default=f"{now.month:02}/{(now.year + 1) % 100:02}",
         help="the last month in which the card is valid (default: %(default)s)",
     )
     parser.add_argument(
@@ -133,7 +99,7 @@ def main() -> None:
     arguments = create_parser().parse_args()
     order = Order(
         customer_name=arguments.name,
-        payment_token=SAMPLE_PAYMENT_TOKEN,
+        payment_token="tok_sample",
         card_expiry=arguments.card_expiry,
         approval_timeout=arguments.approval_timeout,
         inventory_recovers_after=arguments.inventory_recovers_after,

@@ -1,9 +1,16 @@
-"""The story of one order: authorize the payment, hold the goods, ask a human, deliver."""
+"""The story of one order: authorize the payment, hold the goods, ask a human, deliver.
+
+Temporal's rules for workflow code:
+- It is replayed: a worker that takes up an order runs this code again on the order's history,
+  and it must do the same again. So there is no clock, no randomness and no I/O in it.
+- What touches the outside world is an activity, which may run more than once.
+- An activity that fails for good fails the order. Any other exception in this code only stalls
+  the order, until the code is fixed.
+"""
 
 import asyncio
 from contextlib import suppress
 from datetime import timedelta
-from typing import Any
 
 from temporalio import workflow
 from temporalio.common import RetryPolicy
@@ -22,15 +29,6 @@ with workflow.unsafe.imports_passed_through():
         Payment,
     )
 
-# How long Temporal waits for an attempt before it takes the worker for dead and tries again.
-ATTEMPT_TIMEOUT = timedelta(seconds=5)
-
-# No limit on attempts: an order outlives any number of dead workers. What must not be
-# repeated forever says so itself, with a non-retryable error.
-RETRY_POLICY = RetryPolicy(
-    initial_interval=timedelta(seconds=0.5), maximum_interval=timedelta(seconds=2)
-)
-
 
 @workflow.defn
 class OrderWorkflow:
@@ -42,101 +40,69 @@ class OrderWorkflow:
 
     @workflow.run
     async def run(self, order: Order) -> OrderResult:
-        """Fulfill the order, unless it is canceled before it is approved.
+        """Fulfill the order, unless it is rejected, expires, fails or is canceled.
 
         Raises:
-            ActivityError: when a step failed; its cause has the step's own error type.
+            ActivityError: when a step failed for good; its cause has the step's own error type.
         """
-        fulfillment = asyncio.create_task(self._fulfill(order))
         try:
-            await workflow.wait([fulfillment])
-        except asyncio.CancelledError:
-            # Temporal delivers a cancel request here, once. An approved order goes on: the
-            # goods may already be on their way.
-            if self._decision is None or not self._decision.approved:
-                fulfillment.cancel()
-        try:
-            return await fulfillment
+            return await self._fulfill(order)
         except (ActivityError, asyncio.CancelledError) as error:
             if is_cancelled_exception(error):
-                self._enter(OrderStatus.CANCELED, "Canceled before it was approved.")
+                self._enter(OrderStatus.CANCELED, "Canceled before its delivery began.")
             else:
                 self._enter(OrderStatus.FAILED, f"Failed: {error.__cause__}.")
             raise
 
     async def _fulfill(self, order: Order) -> OrderResult:
-        self._enter(OrderStatus.PROCESSING_PAYMENT, "Authorizing the payment.")
         authorization = await workflow.execute_activity(
             process_payment,
             Payment(order.payment_token, order.card_expiry),
-            start_to_close_timeout=ATTEMPT_TIMEOUT,
-            retry_policy=RETRY_POLICY,
-            summary="Authorize the payment",
+            **_step("Authorize the payment"),
         )
 
+        # Scenario 6, the workflow bug: uncomment this line and restart the worker.
         # raise RuntimeError("workflow bug!")
 
         self._enter(OrderStatus.RESERVING_INVENTORY, "Holding the goods in the warehouse.")
         reservation = await workflow.execute_activity(
-            reserve_inventory,
-            order.inventory_recovers_after,
-            start_to_close_timeout=ATTEMPT_TIMEOUT,
-            retry_policy=RETRY_POLICY,
-            summary="Hold the goods",
+            reserve_inventory, order.inventory_recovers_after, **_step("Hold the goods")
         )
 
+        time_to_decide = f"{order.approval_timeout:.10g} s"
         self._enter(
             OrderStatus.AWAITING_APPROVAL,
-            f"Waiting {order.approval_timeout:g} seconds for the signal `approve_order`.",
+            f"Waiting {time_to_decide} for the signal `approve_order`.",
         )
-        # A decision may have come early; then there is no timer to start.
-        if self._decision is None:
-            await self._decision_or_expiry(timedelta(seconds=order.approval_timeout))
+        with suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: self._decision is not None,
+                timeout=order.approval_timeout,
+                timeout_summary="Time to decide",
+            )
 
+        # Decision and timeout come together when no worker ran for a while. So this asks whether
+        # there is a decision, and not which of the two ended the wait.
         tracking_number = None
         if self._decision is None:
-            message = f"no decision within {order.approval_timeout:g} s"
-            self._enter(OrderStatus.EXPIRED, f"Expired: {message}.")
+            self._enter(OrderStatus.EXPIRED, "Expired; nothing was charged or shipped.")
         elif not self._decision.approved:
-            message = self._decision.message
             self._enter(OrderStatus.REJECTED, "Rejected; nothing was charged or shipped.")
         else:
-            message = self._decision.message
             self._enter(OrderStatus.DELIVERING, "Capturing the payment and shipping the goods.")
-            tracking_number = await workflow.execute_activity(
-                deliver_order,
-                Delivery(authorization, reservation),
-                start_to_close_timeout=ATTEMPT_TIMEOUT,
-                retry_policy=RETRY_POLICY,
-                summary="Capture and ship",
-            )
+            tracking_number = await self._deliver(Delivery(authorization, reservation))
             self._enter(OrderStatus.FULFILLED, f"Shipped as {tracking_number}.")
         return OrderResult(
             order_id=workflow.info().workflow_id,
             status=self._status,
-            message=message,
+            message=self.approval_message() or f"no decision within {time_to_decide}",
             payment_authorization=authorization,
             inventory_reservation=reservation,
             tracking_number=tracking_number,
         )
 
-    async def _decision_or_expiry(self, timeout: timedelta) -> None:
-        """Wait until there is a decision or the time is up.
-
-        Both can arrive in one workflow task, when no worker ran for a while: so the caller
-        asks whether there is a decision, and not which of the two woke it.
-        """
-        with suppress(TimeoutError):
-            await workflow.wait_condition(
-                lambda: self._decision is not None,
-                timeout=timeout,
-                timeout_summary="Time to decide",
-            )
-
-    # `Any` lets what is no decision pass as far as the SignalGuard, which drops it with one
-    # line in the log. Refused by type, it would cost a traceback at every replay.
     @workflow.signal
-    def approve_order(self, decision: ApprovalDecision | Any) -> None:
+    def approve_order(self, decision: ApprovalDecision) -> None:
         """Approve or reject the order. The first decision counts, however early it comes."""
         if self._decision is None:
             self._decision = decision
@@ -153,7 +119,34 @@ class OrderWorkflow:
         """The decision in words; None while there is none."""
         return self._decision.message if self._decision else None
 
+    async def _deliver(self, delivery: Delivery) -> str:
+        """Deliver, whoever cancels the order meanwhile: the goods may be on their way."""
+        began = workflow.info().get_current_history_length()
+        step = workflow.start_activity(deliver_order, delivery, **_step("Capture and ship"))
+        try:
+            return await asyncio.shield(step)
+        except asyncio.CancelledError:
+            # Temporal shows the workflow an approval before a cancel request that came with it.
+            # If no event was added since, the step has not left this worker: take it back.
+            if workflow.info().get_current_history_length() == began:
+                step.cancel()
+                raise
+            return await step
+
     def _enter(self, status: OrderStatus, details: str) -> None:
         self._status = status
         # What the Web UI shows of a running order; no event is written for it.
         workflow.set_current_details(details)
+
+
+def _step(summary: str) -> workflow.ActivityConfig:
+    return workflow.ActivityConfig(
+        summary=summary,
+        # After this long without an answer Temporal takes the worker for dead, and tries again.
+        start_to_close_timeout=timedelta(seconds=5),
+        # No limit on attempts: an order outlives any number of dead workers. An activity that
+        # must not be repeated raises an error that is not to be retried.
+        retry_policy=RetryPolicy(
+            initial_interval=timedelta(seconds=0.5), maximum_interval=timedelta(seconds=2)
+        ),
+    )

@@ -37,12 +37,14 @@ async def work() -> None:
     """Serve with the pollers, the sandbox and the log level of the real worker."""
     from temporalio.worker import PollerBehaviorAutoscaling, Worker
 
-    from order_fulfillment.cli import connect, hint, task_queue
-    from order_fulfillment.logs import set_up_logs
+    from order_fulfillment.shared import TASK_QUEUE
+    from order_fulfillment.support.command_line import hint
+    from order_fulfillment.support.connection import connect, task_queue
+    from order_fulfillment.support.telemetry import set_up_telemetry
 
     async with Worker(
-        await connect(set_up_logs()),
-        task_queue=task_queue(),
+        await connect(set_up_telemetry()),
+        task_queue=task_queue(TASK_QUEUE),
         workflows=[FloorWorkflow],
         activities=[step],
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),

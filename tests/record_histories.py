@@ -19,7 +19,7 @@ from order_fulfillment.shared import ApprovalDecision, OrderStatus
 from order_fulfillment.worker import create_worker
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop, address_of, clean_environment
-from tests.orders import OrderHandle, place, until_event, until_status
+from tests.history import OrderHandle, SlowDelivery, place, until_event, until_status
 
 HISTORIES = Path(__file__).parent / "histories"
 TASK_QUEUE = "recording"
@@ -117,13 +117,27 @@ async def cancellation(client: Client) -> OrderHandle:
     return order
 
 
-async def cancellation_once_approved(client: Client) -> OrderHandle:
+async def cancellation_with_approval(client: Client) -> OrderHandle:
     async with create_worker(client, TASK_QUEUE):
         order = await place(client, TASK_QUEUE)
         await until_status(order, OrderStatus.AWAITING_APPROVAL)
     await order.signal(OrderWorkflow.approve_order, ApprovalDecision(True))
     await order.cancel()
     async with create_worker(client, TASK_QUEUE):
+        await until_status(order, OrderStatus.CANCELED)
+    return order
+
+
+async def cancellation_during_delivery(client: Client) -> OrderHandle:
+    slow = SlowDelivery(client, TASK_QUEUE)
+    async with slow.worker:
+        order = await place(client, TASK_QUEUE)
+        await order.signal(OrderWorkflow.approve_order, ApprovalDecision(True))
+        await slow.began.wait()
+        await order.cancel()
+        await until_event(order, "WORKFLOW_EXECUTION_CANCEL_REQUESTED")
+        await until_status(order, OrderStatus.DELIVERING)
+        slow.end.set()
         await until_status(order, OrderStatus.FULFILLED)
     return order
 
@@ -139,7 +153,8 @@ SCENARIOS: list[Callable[[Client], Awaitable[OrderHandle]]] = [
     decision_in_a_race,
     workflow_bug,
     cancellation,
-    cancellation_once_approved,
+    cancellation_with_approval,
+    cancellation_during_delivery,
 ]
 
 

@@ -23,7 +23,7 @@ from temporalio.client import Client
 from order_fulfillment.shared import ApprovalDecision, OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop, clean_environment, free_port
-from tests.orders import (
+from tests.history import (
     attempts,
     events,
     lost_workflow_tasks,
@@ -73,7 +73,9 @@ def test_every_script_leaves_with_the_right_status(open_shop: Shop, full_size: b
     print(f"\nexit codes of starters, queries and workers: {statuses}")
     assert [set(counter) for counter in statuses] == [{0}, {0}, {0}]
     if full_size:
-        crashing = open_shop.with_change("cli.py", "os._exit(status)", "sys.exit(status)")
+        crashing = open_shop.with_change(
+            "support/command_line.py", "os._exit(exit_code)", "sys.exit(exit_code)"
+        )
         with ThreadPoolExecutor(max_workers=2) as pool:
             starters = pool.map(lambda _: start_and_approve(crashing, patience=5), range(300))
         print(f"exit codes of starters that let the interpreter shut down: {Counter(starters)}")

@@ -12,8 +12,8 @@ from textwrap import dedent
 
 import pytest
 
-from order_fulfillment.cli import CommandError
-from order_fulfillment.worker import held
+from order_fulfillment.support.command_line import CommandError
+from order_fulfillment.support.pid_file import held
 from tests.conftest import Shop, wait_until
 
 
@@ -64,15 +64,29 @@ def test_a_worker_without_room_for_its_pid_file_stops_with_one_line(shop: Shop) 
     assert worker.stderr == (
         "error: cannot write 'worker.pid': File too large; name another --pid-file\n"
     )
+    assert not (shop.folder / "worker.pid").exists()
 
 
-def test_what_a_dead_worker_or_a_stranger_left_is_taken_over(shop: Shop) -> None:
+def test_a_file_of_the_users_is_refused_and_left_alone(shop: Shop) -> None:
+    notes = shop.folder / "notes.txt"
+    notes.write_text("4711 things to do")
+
+    worker = shop.run("worker.py", "--pid-file", "notes.txt")
+
+    assert (worker.returncode, worker.stdout) == (1, "")
+    assert worker.stderr == (
+        "error: 'notes.txt' is not a PID file, but has other content; name another --pid-file\n"
+    )
+    assert notes.read_text() == "4711 things to do"
+
+
+def test_what_a_dead_worker_left_is_taken_over(shop: Shop) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
     contents = {
         "stale.pid": f"{dead.pid}\n".encode(),
         "reused.pid": f"{os.getpid()}\n".encode(),
-        "rubbish.pid": b"\xff\x00\x1b[31mrubbish" * 100,
+        "empty.pid": b"",
     }
     for name, content in contents.items():
         (shop.folder / name).write_bytes(content)

@@ -83,8 +83,13 @@ def test_a_lasting_outage_fails_the_order_within_the_promised_time(open_shop: Sh
     failed = open_shop.run("starter.py", "--simulate-inventory-downtime", "--wait-result")
 
     assert failed.returncode == 1
-    error = failed.stderr.splitlines()[-1]
+    *news, error = failed.stderr.splitlines()
     assert "reserve_inventory: InventoryUnavailableError: the inventory service is down" in error
+    for attempt in (1, 2, 3):
+        assert (
+            f"reserve_inventory, attempt {attempt} failed: "
+            "InventoryUnavailableError: the inventory service is down"
+        ) in news
     assert time.monotonic() - began < 8
 
 
@@ -147,12 +152,16 @@ def test_an_id_that_was_used_before_is_refused(open_shop: Shop, open_order: bool
         ["starter.py", "--inventory-recovers-after", "4"],
         ["starter.py", "--inventory-recovers-after", "1", "--simulate-inventory-downtime"],
         ["starter.py", "--workflow-id", ""],
+        ["starter.py", "--workflow-id", "x" * 256],
+        ["starter.py", "--workflow-id=-x"],
+        ["starter.py", "--workflow-id", "order\n1"],
         ["starter.py", "x" * 64_001],
         ["starter.py", "Ada", "Lovelace"],
         ["signals.py"],
         ["signals.py", "apporve", "order-1"],
         ["signals.py", "approve"],
         ["signals.py", "approve", ""],
+        ["signals.py", "approve", "--", "-x"],
         ["signals.py", "approve", "order-1", "--note", "x" * 64_001],
         ["signals.py", "status", "order-1", "--note", "x"],
         ["worker.py", "--pid-file"],
@@ -231,7 +240,7 @@ async def test_a_canceled_order_is_an_error_for_who_waits(
     waited = open_shop.run("signals.py", "result", order_id)
 
     assert (waited.returncode, waited.stdout) == (1, "")
-    assert "was canceled before it was approved" in waited.stderr.splitlines()[-1]
+    assert "was canceled before its delivery" in waited.stderr.splitlines()[-1]
     assert open_shop.run("signals.py", "status", order_id).stdout == "CANCELED\n"
 
 
@@ -322,7 +331,7 @@ def test_interrupted_waiting_leaves_the_order_alone(open_shop: Shop, arguments: 
     assert open_shop.run("signals.py", "approve", order_id).returncode == 0
 
 
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stopped_worker_says_goodbye_in_order(shop: Shop, stop: signal.Signals) -> None:
     pid_file = shop.folder / "worker.pid"
     with shop.worker() as worker:
@@ -333,6 +342,20 @@ def test_a_stopped_worker_says_goodbye_in_order(shop: Shop, stop: signal.Signals
 
     assert not pid_file.exists()
     assert "Traceback" not in worker.log
+
+
+def test_nohup_keeps_a_worker_whose_terminal_closes(shop: Shop) -> None:
+    ignoring = "import runpy, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+    nohup = shop.folder / "nohup.py"
+    nohup.write_text(
+        f"{ignoring}runpy.run_path({str(shop.scripts / 'worker.py')!r}, {{}}, '__main__')"
+    )
+    with shop.worker(script=nohup) as worker:
+        worker.process.send_signal(signal.SIGHUP)
+
+        order_id = shop.start_order("--approval-timeout", "0.1")
+        shop.wait_for_status(order_id, "EXPIRED")
+        assert worker.process.poll() is None
 
 
 def test_a_second_worker_in_the_same_folder_is_refused(shop: Shop) -> None:
@@ -356,13 +379,14 @@ async def test_after_a_crash_the_next_worker_serves_the_order_soon(
     with shop.worker():
         order = dev_server.get_workflow_handle_for(OrderWorkflow.run, order_id)
         began = time.monotonic()
-
         status = await order.query(OrderWorkflow.status)
+        answered = time.monotonic()
         await order.signal(OrderWorkflow.approve_order, ApprovalDecision(approved=True))
         result = await order.result()
 
-        # Two seconds were promised for each; the SDK's default would take ten.
-        assert time.monotonic() - began < 4
+        # With the SDK's default it would take ten seconds.
+        assert answered - began < 3
+        assert time.monotonic() - answered < 3
         assert (status, result.status) == ("AWAITING_APPROVAL", "FULFILLED")
 
 

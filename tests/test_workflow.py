@@ -3,36 +3,44 @@
 What depends on how events reach the workflow together is tested on the real server.
 """
 
-import asyncio
-import logging
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from temporalio import activity
 from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
-from temporalio.worker import Worker
 
-from order_fulfillment.activities import process_payment, reserve_inventory
-from order_fulfillment.shared import ApprovalDecision, Delivery, OrderStatus
+from order_fulfillment.shared import ApprovalDecision, OrderStatus
 from order_fulfillment.worker import create_worker
 from order_fulfillment.workflow import OrderWorkflow
-from tests.orders import OrderHandle, attempts, events, place, until_event, until_status
+from tests.conftest import Shop
+from tests.history import (
+    OrderHandle,
+    SlowDelivery,
+    attempts,
+    details,
+    events,
+    place,
+    steps,
+    until_event,
+    until_status,
+)
 
 APPROVED = ApprovalDecision(True, "Approved instantly")
 REJECTED = ApprovalDecision(False, "Too risky")
 
 
-async def steps(handle: OrderHandle) -> list[str]:
-    """The activities that the order scheduled."""
-    return [
-        event.activity_task_scheduled_event_attributes.activity_type.name
-        for event in (await handle.fetch_history()).events
-        if event.HasField("activity_task_scheduled_event_attributes")
-    ]
+async def failure_of(order: OrderHandle) -> ApplicationError | CancelledError:
+    """The error that made an activity, and with it the order, fail; or the cancellation."""
+    with pytest.raises(WorkflowFailureError) as failed:
+        await order.result()
+    cause: BaseException | None = failed.value.cause
+    if isinstance(cause, ActivityError):
+        cause = cause.cause
+    assert isinstance(cause, ApplicationError | CancelledError)
+    return cause
 
 
 @pytest.fixture
@@ -83,12 +91,7 @@ async def test_an_order_nobody_decides_about_expires(
         order = await place(time_skipping_server, task_queue, approval_timeout=seconds)
         result = await order.result()
 
-        history = (await order.fetch_history()).events
-        [timer] = [
-            event.timer_started_event_attributes
-            for event in history
-            if event.HasField("timer_started_event_attributes")
-        ]
+        [timer] = await details(order, "TIMER_STARTED")
         assert timer.start_to_fire_timeout.ToTimedelta() == timedelta(seconds=seconds)
         assert result.status == OrderStatus.EXPIRED
         assert result.tracking_number is None
@@ -96,25 +99,21 @@ async def test_an_order_nobody_decides_about_expires(
         assert await order.query(OrderWorkflow.approval_message) is None
 
 
-async def test_an_early_approval_is_kept_and_no_timer_is_started(
-    dev_server: Client, task_queue: str
+@pytest.mark.parametrize(
+    ("decision", "status"),
+    [(APPROVED, OrderStatus.FULFILLED), (REJECTED, OrderStatus.REJECTED)],
+)
+async def test_an_early_decision_is_kept_and_no_timer_is_started(
+    dev_server: Client, task_queue: str, decision: ApprovalDecision, status: OrderStatus
 ) -> None:
     order = await place(dev_server, task_queue)
-    await order.signal(OrderWorkflow.approve_order, APPROVED)
+    await order.signal(OrderWorkflow.approve_order, decision)
 
     async with create_worker(dev_server, task_queue):
         result = await order.result()
 
-        assert result.status == OrderStatus.FULFILLED
+        assert result.status == status
         assert "TIMER_STARTED" not in await events(order)
-
-
-async def test_an_early_rejection_is_kept(dev_server: Client, task_queue: str) -> None:
-    order = await place(dev_server, task_queue)
-    await order.signal(OrderWorkflow.approve_order, REJECTED)
-
-    async with create_worker(dev_server, task_queue):
-        assert (await order.result()).status == OrderStatus.REJECTED
 
 
 @pytest.mark.parametrize(
@@ -158,9 +157,10 @@ async def test_a_decision_that_the_expired_order_finds_wins(
         assert (await order.result()).status == OrderStatus.FULFILLED
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
+async def test_a_malformed_signal_decides_nothing_and_costs_one_log_line(
+    shop: Shop, dev_server: Client
+) -> None:
+    malformed: list[list[Any]] = [
         ["yes"],
         [None],
         [[]],
@@ -172,34 +172,39 @@ async def test_a_decision_that_the_expired_order_finds_wins(
         [],
         [{"approved": True}, {"approved": True}],
         [{"approved": "false"}, "x"],
-    ],
-    ids=str,
-)
-async def test_a_malformed_signal_decides_nothing_and_costs_one_log_line(
-    open_worker: tuple[Client, str], caplog: pytest.LogCaptureFixture, arguments: list[Any]
+    ]
+    task_queue = shop.environment["TEMPORAL_TASK_QUEUE"]
+    with shop.worker() as worker:
+        orders = [await place(dev_server, task_queue) for _ in malformed]
+        for order, arguments in zip(orders, malformed, strict=True):
+            await order.signal("approve_order", args=arguments)
+            await until_status(order, OrderStatus.AWAITING_APPROVAL)
+            assert await order.query(OrderWorkflow.approval_message) is None
+            await order.signal("approve_order", {"approved": True})
+            assert (await order.result()).message == "approved"
+    with shop.worker() as next_worker:
+        for order in orders:
+            # To answer the query, the next worker replays the whole order.
+            assert await order.query(OrderWorkflow.status) == OrderStatus.FULFILLED
+
+    for order, arguments in zip(orders, malformed, strict=True):
+        lines = [line for line in worker.log.splitlines() if f"{order.id}: Ignored" in line]
+        assert len(lines) == 1, arguments
+    assert "Traceback" not in worker.log
+    assert "WARNING" not in next_worker.log
+    assert "ERROR" not in next_worker.log
+
+
+@pytest.mark.parametrize("signal", [[None], [], [{"approved": True}, {"approved": True}]])
+async def test_a_malformed_signal_after_the_decision_does_no_harm(
+    dev_server: Client, task_queue: str, signal: list[Any]
 ) -> None:
-    client, task_queue = open_worker
-    order = await place(client, task_queue)
+    order = await place(dev_server, task_queue)
+    await order.signal(OrderWorkflow.approve_order, APPROVED)
+    await order.signal("approve_order", args=signal)
 
-    await order.signal("approve_order", args=arguments)
-    await until_status(order, OrderStatus.AWAITING_APPROVAL)
-    assert await order.query(OrderWorkflow.approval_message) is None
-    await order.signal("approve_order", {"approved": True})
-    result = await order.result()
-
-    # The query makes the worker replay the whole order.
-    assert await order.query(OrderWorkflow.status) == OrderStatus.FULFILLED
-    assert result.message == "approved"
-    lines = [record for record in caplog.records if record.levelno >= logging.WARNING]
-    assert len(lines) == 1
-    assert "malformed" in lines[0].getMessage()
-    assert lines[0].exc_info is None
-
-
-@pytest.fixture
-async def open_worker(dev_server: Client, task_queue: str) -> Any:
     async with create_worker(dev_server, task_queue):
-        yield dev_server, task_queue
+        assert (await order.result()).message == APPROVED.message
 
 
 async def test_the_signal_needs_no_knowledge_of_python(
@@ -218,14 +223,11 @@ async def test_an_outage_that_lasts_fails_the_order_after_four_attempts(
 ) -> None:
     async with create_worker(time_skipping_server, task_queue):
         order = await place(time_skipping_server, task_queue, inventory_recovers_after=None)
-        with pytest.raises(WorkflowFailureError) as failed:
-            await order.result()
+        failure = await failure_of(order)
 
-        step = failed.value.cause
-        assert isinstance(step, ActivityError)
-        assert step.activity_type == "reserve_inventory"
-        assert isinstance(step.cause, ApplicationError)
-        assert step.cause.type == "InventoryUnavailableError"
+        assert isinstance(failure, ApplicationError)
+        assert failure.type == "InventoryUnavailableError"
+        assert await steps(order) == ["process_payment", "reserve_inventory"]
         assert await attempts(order) == [1, 4]
         assert await order.query(OrderWorkflow.status) == OrderStatus.FAILED
 
@@ -250,13 +252,10 @@ async def test_an_invalid_payment_fails_the_order_at_once(
 ) -> None:
     async with create_worker(time_skipping_server, task_queue):
         order = await place(time_skipping_server, task_queue, card_expiry=card_expiry)
-        with pytest.raises(WorkflowFailureError) as failed:
-            await order.result()
+        failure = await failure_of(order)
 
-        step = failed.value.cause
-        assert isinstance(step, ActivityError)
-        assert isinstance(step.cause, ApplicationError)
-        assert step.cause.type == "PaymentValidationError"
+        assert isinstance(failure, ApplicationError)
+        assert failure.type == "PaymentValidationError"
         assert await attempts(order) == [1]
         assert await order.query(OrderWorkflow.status) == OrderStatus.FAILED
 
@@ -269,27 +268,26 @@ async def test_canceled_before_its_approval_an_order_closes_undelivered(
         await until_status(order, OrderStatus.AWAITING_APPROVAL)
 
         await order.cancel()
-        with pytest.raises(WorkflowFailureError) as canceled:
-            await order.result()
 
-        assert isinstance(canceled.value.cause, CancelledError)
+        assert isinstance(await failure_of(order), CancelledError)
         assert "WORKFLOW_EXECUTION_CANCELED" in await events(order)
         assert await steps(order) == ["process_payment", "reserve_inventory"]
         assert await order.query(OrderWorkflow.status) == OrderStatus.CANCELED
 
 
+@pytest.mark.parametrize("approved_early", [False, True])
 async def test_canceled_during_an_outage_an_order_closes_undelivered(
-    dev_server: Client, task_queue: str
+    dev_server: Client, task_queue: str, approved_early: bool
 ) -> None:
     async with create_worker(dev_server, task_queue):
         order = await place(dev_server, task_queue, inventory_recovers_after=None)
+        if approved_early:
+            await order.signal(OrderWorkflow.approve_order, APPROVED)
         await until_status(order, OrderStatus.RESERVING_INVENTORY)
 
         await order.cancel()
-        with pytest.raises(WorkflowFailureError) as canceled:
-            await order.result()
 
-        assert isinstance(canceled.value.cause, CancelledError)
+        assert isinstance(await failure_of(order), CancelledError)
         assert await order.query(OrderWorkflow.status) == OrderStatus.CANCELED
 
 
@@ -300,38 +298,26 @@ async def test_canceled_before_it_began_an_order_closes_uncharged(
     await order.cancel()
 
     async with create_worker(dev_server, task_queue):
-        with pytest.raises(WorkflowFailureError) as canceled:
-            await order.result()
-
-        assert isinstance(canceled.value.cause, CancelledError)
+        assert isinstance(await failure_of(order), CancelledError)
         assert await steps(order) == []
         assert await order.query(OrderWorkflow.status) == OrderStatus.CANCELED
 
 
+@pytest.mark.parametrize("cancel_requests", [1, 2])
 async def test_canceled_during_its_delivery_an_order_is_still_fulfilled(
-    dev_server: Client, task_queue: str
+    dev_server: Client, task_queue: str, cancel_requests: int
 ) -> None:
-    shipping, shipped = asyncio.Event(), asyncio.Event()
-
-    @activity.defn(name="deliver_order")
-    async def deliver_slowly(delivery: Delivery) -> str:
-        shipping.set()
-        await shipped.wait()
-        return "track-slow"
-
-    async with Worker(
-        dev_server,
-        task_queue=task_queue,
-        workflows=[OrderWorkflow],
-        activities=[process_payment, reserve_inventory, deliver_slowly],
-    ):
+    slow = SlowDelivery(dev_server, task_queue)
+    async with slow.worker:
         order = await place(dev_server, task_queue)
         await order.signal(OrderWorkflow.approve_order, APPROVED)
-        await asyncio.wait_for(shipping.wait(), 10)
+        await slow.began.wait()
 
-        await order.cancel()
-        await until_status(order, OrderStatus.DELIVERING)
-        shipped.set()
+        for _ in range(cancel_requests):
+            await order.cancel()
+            await until_event(order, "WORKFLOW_EXECUTION_CANCEL_REQUESTED")
+            await until_status(order, OrderStatus.DELIVERING)
+        slow.end.set()
         result = await order.result()
 
         assert (result.status, result.tracking_number) == (OrderStatus.FULFILLED, "track-slow")
@@ -341,20 +327,28 @@ async def test_canceled_during_its_delivery_an_order_is_still_fulfilled(
 
 
 @pytest.mark.parametrize("stage", ["before it began", "at the approval step"])
-async def test_approved_and_then_canceled_while_no_worker_ran_an_order_is_fulfilled(
-    dev_server: Client, task_queue: str, stage: str
+@pytest.mark.parametrize("first", ["approval", "cancel request"])
+async def test_approved_and_canceled_at_once_an_order_closes_undelivered(
+    dev_server: Client, task_queue: str, stage: str, first: str
 ) -> None:
-    if stage == "before it began":
-        order = await place(dev_server, task_queue)
-    else:
+    order = await place(dev_server, task_queue)
+    if stage == "at the approval step":
         async with create_worker(dev_server, task_queue):
-            order = await place(dev_server, task_queue)
             await until_status(order, OrderStatus.AWAITING_APPROVAL)
+    # No worker runs, so both reach the order in one workflow task.
+    if first == "cancel request":
+        await order.cancel()
     await order.signal(OrderWorkflow.approve_order, APPROVED)
-    await order.cancel()
+    if first == "approval":
+        await order.cancel()
 
     async with create_worker(dev_server, task_queue):
-        assert (await order.result()).status == OrderStatus.FULFILLED
+        assert isinstance(await failure_of(order), CancelledError)
+        assert "deliver_order" not in await steps(order)
+        assert await order.query(OrderWorkflow.status) == OrderStatus.CANCELED
+    # The next worker takes back the delivery in the replay, too.
+    async with create_worker(dev_server, task_queue):
+        assert await order.query(OrderWorkflow.status) == OrderStatus.CANCELED
 
 
 async def test_no_number_of_dead_workers_can_fail_an_order(
@@ -365,11 +359,7 @@ async def test_no_number_of_dead_workers_can_fail_an_order(
         await order.signal(OrderWorkflow.approve_order, APPROVED)
         await order.result()
 
-        scheduled = [
-            event.activity_task_scheduled_event_attributes
-            for event in (await order.fetch_history()).events
-            if event.HasField("activity_task_scheduled_event_attributes")
-        ]
+        scheduled = await details(order, "ACTIVITY_TASK_SCHEDULED")
         assert len(scheduled) == 3
         for step in scheduled:
             assert step.start_to_close_timeout.ToTimedelta() <= timedelta(seconds=5)
@@ -379,7 +369,7 @@ async def test_no_number_of_dead_workers_can_fail_an_order(
 
 async def test_the_web_ui_can_tell_the_story_in_words(dev_server: Client, task_queue: str) -> None:
     async with create_worker(dev_server, task_queue):
-        order = await place(dev_server, task_queue)
+        order = await place(dev_server, task_queue, approval_timeout=1_234_567)
         await until_status(order, OrderStatus.AWAITING_APPROVAL)
         metadata = await order.query("__temporal_workflow_metadata", result_type=WorkflowMetadata)
         await order.signal(OrderWorkflow.approve_order, APPROVED)
@@ -391,7 +381,7 @@ async def test_the_web_ui_can_tell_the_story_in_words(dev_server: Client, task_q
             if event.HasField("user_metadata")
             and not event.HasField("timer_canceled_event_attributes")
         ]
-        assert "30 seconds" in metadata.current_details
+        assert "1234567 s" in metadata.current_details
         assert summaries == [
             '"Authorize the payment"',
             '"Hold the goods"',

@@ -1,4 +1,4 @@
-"""The worker's log: a line for what is expected to happen, a traceback for what is not."""
+"""The worker's log and metrics: a line for what is expected to happen, a traceback for the rest."""
 
 import logging
 from textwrap import shorten
@@ -13,7 +13,7 @@ from temporalio.runtime import (
     TelemetryConfig,
 )
 
-from order_fulfillment.cli import CommandError, printable
+from order_fulfillment.support.command_line import CommandError, printable
 
 _CORE = "temporalio.core"
 
@@ -23,7 +23,7 @@ _UNREADABLE_SIGNAL = "Failed deserializing signal input"
 _LATE_ANSWER = "Query not found when attempting to respond to it"
 
 
-def set_up_logs(metrics_address: str | None = None) -> Runtime:
+def set_up_telemetry(metrics_address: str | None = None) -> Runtime:
     """Log to stderr, and return the runtime that sends the log of the SDK's Rust core there.
 
     Args:
@@ -34,9 +34,9 @@ def set_up_logs(metrics_address: str | None = None) -> Runtime:
     """
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
-    handler.addFilter(lambda record: _LATE_ANSWER not in record.getMessage())
+    handler.addFilter(_is_news)
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    # The formatter names the order; these would append all they know to every line.
+    # The formatter names the workflow; these would append all they know to every line.
     activity.logger.activity_info_on_message = False
     workflow.logger.workflow_info_on_message = False
     telemetry = TelemetryConfig(
@@ -55,6 +55,18 @@ def set_up_logs(metrics_address: str | None = None) -> Runtime:
         ) from None
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    message = record.getMessage()
+    if message.startswith(_UNREADABLE_SIGNAL) and record.exc_info and record.exc_info[2]:
+        # The SDK decodes signals outside the workflow, where its public API cannot say which one
+        # it is, and whether it is only replayed. The traceback leads to it.
+        run = record.exc_info[2].tb_frame.f_locals.get("self")
+        workflow_id = getattr(getattr(run, "_info", None), "workflow_id", "?")
+        record.temporal_workflow = {"workflow_id": workflow_id}
+        return not getattr(run, "_is_replaying", False)
+    return _LATE_ANSWER not in message
+
+
 class _Formatter(logging.Formatter):
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s")
@@ -62,7 +74,7 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         line = logging.makeLogRecord(record.__dict__)
         attempt = getattr(record, "temporal_activity", None)
-        order = attempt or getattr(record, "temporal_workflow", None)
+        info = attempt or getattr(record, "temporal_workflow", None)
         error = record.exc_info and record.exc_info[1]
         message = record.getMessage()
         if attempt and isinstance(error, ApplicationError):
@@ -74,7 +86,7 @@ class _Formatter(logging.Formatter):
         elif record.name.startswith(_CORE):
             # The core adds all it knows, which can be pages; the error comes first.
             message = shorten(message, width=400, placeholder=" ...")
-        line.msg = printable(f"{order['workflow_id']}: {message}" if order else message)
+        line.msg = printable(f"{info['workflow_id']}: {message}" if info else message)
         line.args = None
         # A traceback has lines of its own, and may quote what a stranger wrote.
         return "\n".join(map(printable, super().format(line).split("\n")))

@@ -1,4 +1,4 @@
-"""Keeps malformed signals away from the order."""
+"""Keeps signals with a wrong number of arguments away from the workflow."""
 
 from temporalio import workflow
 from temporalio.worker import (
@@ -8,14 +8,13 @@ from temporalio.worker import (
     WorkflowInterceptorClassInput,
 )
 
-from order_fulfillment.shared import ApprovalDecision
-
 
 class SignalGuard(Interceptor):
-    """Drops signals that do not carry exactly one decision.
+    """Drops signals that do not carry exactly one argument, which all handlers here take.
 
-    With no argument or with two the SDK ignores the handler's type hints, and the call that
-    follows would fail the workflow task for ever.
+    With none or with two the SDK ignores the handler's type hints, and the call that follows
+    would fail the workflow task again and again. `null` it gives to any handler. (One argument
+    of another wrong type it drops by itself.)
     """
 
     def workflow_interceptor_class(
@@ -27,9 +26,9 @@ class SignalGuard(Interceptor):
 
 class _SignalGuardInbound(WorkflowInboundInterceptor):
     async def handle_signal(self, input: HandleSignalInput) -> None:
-        if [type(argument) for argument in input.args] == [ApprovalDecision]:
+        if len(input.args) == 1 and input.args[0] is not None:
             await super().handle_signal(input)
         else:
             workflow.logger.warning(
-                "Ignored a malformed signal %r: it takes one ApprovalDecision", input.signal
+                "Ignored a malformed signal %r: it takes one argument", input.signal
             )

@@ -1,0 +1,272 @@
+"""What one can do with an order from outside: start it, decide about it, ask how it stands.
+
+For the scripts, the tests, and any other program:
+
+    order = await orders.start(client, "order-1", Order("Ada", "tok_sample", "12/29"))
+    await orders.decide(order, ApprovalDecision(approved=True))
+    result = await orders.result(order)
+
+What goes wrong is an OrderError, or an error of `support.connection`; its text says what to do.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+
+from temporalio import exceptions
+from temporalio.api.enums.v1 import PendingActivityState
+from temporalio.api.failure.v1 import Failure
+from temporalio.client import (
+    Client,
+    WorkflowExecutionDescription,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+    WorkflowQueryFailedError,
+)
+from temporalio.common import WorkflowIDReusePolicy
+
+from order_fulfillment.shared import TASK_QUEUE, ApprovalDecision, Order, OrderResult, OrderStatus
+from order_fulfillment.support.command_line import CommandError, command
+from order_fulfillment.support.connection import NoAnswerError, NotFoundError, server_errors
+from order_fulfillment.workflow import OrderWorkflow
+
+type OrderHandle = WorkflowHandle[OrderWorkflow, OrderResult]
+
+QUERY_SECONDS = 5
+"""How long a worker may take to answer a query: it may have to replay the order first."""
+
+STALLED_SECONDS = 3
+
+STEPS = {
+    "process_payment": OrderStatus.PROCESSING_PAYMENT,
+    "reserve_inventory": OrderStatus.RESERVING_INVENTORY,
+    "deliver_order": OrderStatus.DELIVERING,
+}
+
+
+class OrderError(CommandError):
+    """What was asked of an order cannot be had."""
+
+
+class OrderExistsError(OrderError):
+    """The ID was used before, for an order that may have ended since."""
+
+
+class OrderNotFoundError(OrderError):
+    """There is no order of this ID."""
+
+
+class DecisionIgnoredError(OrderError):
+    """The order has ended, or another decision came first."""
+
+
+class UnansweredError(OrderError):
+    """No worker answers for the order, or its workflow task fails."""
+
+
+class OrderFailedError(OrderError):
+    """The order failed or was canceled, or the server closed it: there is no result."""
+
+
+async def start(
+    client: Client, order_id: str, order: Order, task_queue: str = TASK_QUEUE
+) -> OrderHandle:
+    """Start an order.
+
+    Raises:
+        OrderExistsError: see there.
+        NoAnswerError: when the order may have been started, or not.
+    """
+    try:
+        async with server_errors():
+            await client.start_workflow(
+                OrderWorkflow.run,
+                order,
+                id=order_id,
+                task_queue=task_queue,
+                # By default Temporal would reuse the ID of an order that has ended.
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                # The server takes at most 400 bytes; one character is at most 12 as JSON.
+                static_summary=f"Order of {order.customer_name[:30]}",
+            )
+    except exceptions.WorkflowAlreadyStartedError:
+        raise OrderExistsError(
+            f"an order {order_id!r} exists already; choose another --workflow-id"
+        ) from None
+    except NoAnswerError:
+        raise NoAnswerError(
+            "the Temporal server gave no answer; the order may have started all the same: "
+            + command("signals.py", "status", order_id)
+        ) from None
+    # A handle by ID alone follows the order when somebody resets its workflow.
+    return client.get_workflow_handle_for(OrderWorkflow.run, order_id)
+
+
+async def find(client: Client, order_id: str) -> OrderHandle:
+    """Find an order that was started before.
+
+    Raises:
+        OrderNotFoundError: when there is none, or the ID is that of another kind of workflow.
+    """
+    order = client.get_workflow_handle_for(OrderWorkflow.run, order_id)
+    try:
+        description = await _describe(order)
+    except NotFoundError:
+        raise OrderNotFoundError(
+            f"there is no order {order_id!r}; start one with: {command('starter.py')}"
+        ) from None
+    if description.workflow_type != "OrderWorkflow":
+        raise OrderNotFoundError(f"{order_id!r} is no order, but another kind of workflow")
+    return order
+
+
+async def decide(order: OrderHandle, decision: ApprovalDecision) -> None:
+    """Send a decision, and see that it is the one that stands.
+
+    Raises:
+        DecisionIgnoredError: see there.
+        UnansweredError: when nobody can tell yet; the decision is kept on the server.
+    """
+    try:
+        async with server_errors():
+            await order.signal(OrderWorkflow.approve_order, decision)
+    except NotFoundError:
+        standing = f"closed already ({await status(order)})"
+    else:
+        message = await approval_message(order)
+        if message == decision.message:
+            return
+        standing = message or await status(order)
+    raise DecisionIgnoredError(f"the decision changes nothing: order {order.id!r} is {standing}")
+
+
+async def status(order: OrderHandle) -> str:
+    """Where the order stands: an OrderStatus, or TERMINATED or TIMED_OUT by the server.
+
+    Raises:
+        UnansweredError: see there.
+    """
+    description = await _describe(order)
+    match description.status:
+        case WorkflowExecutionStatus.RUNNING:
+            return str(await _query(order, "status"))
+        case WorkflowExecutionStatus.COMPLETED:
+            async with server_errors():
+                return (await order.result()).status
+    # The workflow itself was not told if the server closed it.
+    return description.status.name if description.status else ""
+
+
+async def approval_message(order: OrderHandle) -> str | None:
+    """The decision in words; None while there is none.
+
+    Raises:
+        UnansweredError: see there.
+    """
+    message = await _query(order, "approval_message")
+    return None if message is None else str(message)
+
+
+async def result(
+    order: OrderHandle, report: Callable[[str], object] = lambda news: None
+) -> OrderResult:
+    """Wait until the order ends.
+
+    Args:
+        order: The order.
+        report: Called with each new status, failed attempt and obstacle, in words.
+
+    Raises:
+        OrderFailedError: when there is no result.
+    """
+    reported = set[str]()
+    async for news in _news(order):
+        if news not in reported:
+            reported.add(news)
+            report(news)
+    try:
+        async with server_errors():
+            result = await order.result()
+    except WorkflowFailureError as error:
+        raise OrderFailedError(f"order {order.id!r} {_how_it_ended(error.cause)}") from None
+    report(f"status: {result.status}")
+    return result
+
+
+async def _news(order: OrderHandle) -> AsyncIterator[str]:
+    """What the server, which needs no worker for it, tells of an order until it ends."""
+    length, since = 0, 0.0
+    pause = 0.1
+    while (description := await _describe(order)).status == WorkflowExecutionStatus.RUNNING:
+        pending = description.raw_description
+        waits_for_worker = pending.HasField("pending_workflow_task")
+        for step in pending.pending_activities:
+            name = step.activity_type.name
+            if name in STEPS:
+                yield f"status: {STEPS[name]}"
+            if step.HasField("last_failure"):
+                yield f"{name}, attempt {step.attempt - 1} failed: {_in_words(step.last_failure)}"
+            elif step.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED:
+                waits_for_worker = True
+        if not pending.pending_activities and not waits_for_worker:
+            yield f"status: {OrderStatus.AWAITING_APPROVAL}"
+        if description.history_length != length or not waits_for_worker:
+            length, since = description.history_length, time.monotonic()
+        elif time.monotonic() - since > STALLED_SECONDS:
+            yield f"still waiting: {await _obstacle(order)}"
+        await asyncio.sleep(pause)
+        pause = min(1.1 * pause, 1)
+
+
+async def _describe(order: OrderHandle) -> WorkflowExecutionDescription:
+    async with server_errors():
+        return await order.describe()
+
+
+async def _query(order: OrderHandle, query: str) -> object:
+    try:
+        async with server_errors(QUERY_SECONDS):
+            return await order.query(query)
+    except WorkflowQueryFailedError as error:
+        raise OrderError(f"{order.id!r} is an order of another program: {error}") from None
+    except NoAnswerError:
+        raise UnansweredError(await _obstacle(order)) from None
+
+
+async def _obstacle(order: OrderHandle) -> str:
+    """Why the order does not go on."""
+    failure = None
+    async with server_errors():
+        async for event in order.fetch_history_events():
+            if event.HasField("workflow_task_failed_event_attributes"):
+                failure = event.workflow_task_failed_event_attributes.failure
+            elif event.HasField("workflow_task_completed_event_attributes"):
+                failure = None
+    # The server's own reasons, such as a restart in between, have no message.
+    if failure and failure.message:
+        return (
+            f"the workflow task of order {order.id!r} fails: {_in_words(failure)}; it goes on by "
+            f"itself once workflow.py is fixed and the worker restarted: {command('worker.py')}"
+        )
+    return f"no worker answers; start one with: {command('worker.py')}"
+
+
+def _in_words(failure: Failure) -> str:
+    kind = failure.application_failure_info.type
+    return f"{kind}: {failure.message}" if kind else failure.message
+
+
+def _how_it_ended(cause: BaseException) -> str:
+    match cause:
+        case exceptions.ActivityError(
+            activity_type=step, cause=exceptions.ApplicationError(type=kind, message=message)
+        ):
+            return f"failed at {step}: {kind}: {message}; to try again, start a new order"
+        case exceptions.CancelledError():
+            return "was canceled before its delivery; nothing was charged or shipped"
+        case exceptions.TerminatedError():
+            return f"was terminated: {cause.message}; nobody finishes it"
+        case exceptions.TimeoutError():
+            return "was timed out by the server; nobody finishes it"
+    return f"failed: {cause}"

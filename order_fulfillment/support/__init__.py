@@ -1,0 +1,1 @@
+"""What every Temporal program needs and no order knows."""

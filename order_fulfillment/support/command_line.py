@@ -1,0 +1,165 @@
+"""What a script hears and says: its arguments, its lines, its exit code.
+
+Nothing here imports the Temporal SDK, which takes most of a second: `--help` and mistakes on the
+command line are answered without it.
+"""
+
+import argparse
+import asyncio
+import ipaddress
+import os
+import shlex
+import sys
+import traceback
+from collections.abc import Coroutine
+from contextlib import suppress
+from io import StringIO, TextIOWrapper
+from pathlib import Path
+from typing import Any, Never, NoReturn
+
+MAX_TEXT_BYTES = 64_000
+MAX_ID_CHARACTERS = 255
+
+SCRIPTS = Path(__file__).parent.parent
+
+
+class CommandError(Exception):
+    """Ends a script with one line that says what happened and what to do."""
+
+    def __init__(self, message: str = "", exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Reports a mistake in one line, with exit code 2."""
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Called by argparse with its last words."""
+        self._print_message(message or "", sys.stderr)
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            try:
+                stream.flush()
+            except OSError:  # Nobody listens. Python would try again, and end with status 120.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        sys.exit(status)
+
+    def error(self, message: str) -> NoReturn:
+        """Called by argparse with what is wrong."""
+        self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
+
+
+def limited_text(argument: str) -> str:
+    """An argument type: text of at most `MAX_TEXT_BYTES` that Temporal can keep."""
+    try:
+        size = len(argument.encode())
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("not valid UTF-8") from None
+    if size > MAX_TEXT_BYTES:
+        raise argparse.ArgumentTypeError(f"{size} bytes long, at most {MAX_TEXT_BYTES} are allowed")
+    return argument
+
+
+def workflow_id(argument: str) -> str:
+    """An argument type: an ID that can be shown, and typed again."""
+    if not argument or len(argument) > MAX_ID_CHARACTERS:
+        raise argparse.ArgumentTypeError(f"an ID has 1 to {MAX_ID_CHARACTERS} characters")
+    if argument.startswith("-") or not argument.isprintable():
+        raise argparse.ArgumentTypeError(
+            f"{argument!r} is no ID: it begins with a hyphen, or cannot be printed"
+        )
+    return argument
+
+
+def ip_address_and_port(argument: str) -> str:
+    """An argument type: where to listen, such as 127.0.0.1:9464."""
+    host, _, port = argument.rpartition(":")
+    try:
+        # The SDK resolves no host names.
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.strip("[]"))
+        if not 0 < int(port) < 65536:
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{argument!r} is not an IP address and a port, such as 127.0.0.1:9464"
+        ) from None
+    return f"[{address}]:{int(port)}" if address.version == 6 else f"{address}:{int(port)}"
+
+
+def printable(text: str) -> str:
+    """Show control characters instead of letting the terminal obey them."""
+    if text.isprintable():  # Every line of the worker's log comes here, and few need more.
+        return text
+    # The two joiners print nothing, and emoji and several scripts are spelled with them.
+    return "".join(
+        character
+        if character.isprintable() or character in "\u200c\u200d"
+        else character.encode("unicode_escape", "surrogatepass").decode()
+        for character in text
+    )
+
+
+def command(script: str, *arguments: str) -> str:
+    """A command for the user to type: one of this package's scripts, as seen from here."""
+    path = SCRIPTS / script
+    with suppress(OSError, ValueError):
+        path = path.relative_to(Path.cwd())
+    return shlex.join(["uv", "run", str(path), *arguments])
+
+
+def say(line: str) -> None:
+    """Print a line on stdout.
+
+    Raises:
+        CommandError: when it cannot be written; with exit code 0 when nobody reads on.
+    """
+    try:
+        print(printable(line), flush=True)
+    except BrokenPipeError:
+        raise CommandError(exit_code=0) from None  # `head -1` has all it wants.
+    except OSError as error:
+        raise CommandError(f"cannot write the output: {error.strerror}") from None
+
+
+def hint(line: str) -> None:
+    """Tell a person something, on stderr: stdout is for programs."""
+    with suppress(OSError):  # Nobody may listen.
+        print(printable(line), file=sys.stderr, flush=True)
+
+
+def run(script: Coroutine[Any, Any, None], *, interrupted: str) -> Never:
+    """Run a script to its end and leave with the right exit code.
+
+    Args:
+        script: Raises CommandError to end early.
+        interrupted: What Ctrl-C means for the user.
+    """
+    exit_code = _run(script, interrupted)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    # The threads of the SDK's Rust core outlive the interpreter, which sometimes crashes
+    # while it shuts down (temporalio/sdk-python issue 300): so it does not shut down.
+    os._exit(exit_code)
+
+
+def _run(script: Coroutine[Any, Any, None], interrupted: str) -> int:
+    # Python has None for a stream that was closed, and prints what is meant for it elsewhere.
+    sys.stdout = sys.stdout or StringIO()
+    sys.stderr = sys.stderr or StringIO()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        asyncio.run(script)
+    except CommandError as error:
+        if str(error):
+            hint(f"error: {error}")
+        return error.exit_code
+    except KeyboardInterrupt:
+        hint(f"interrupted: {interrupted}")
+        return 130
+    except Exception:  # noqa: BLE001 (a bug of ours: the only thing that shows a traceback)
+        traceback.print_exc()
+        return 1
+    return 0

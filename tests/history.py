@@ -1,0 +1,101 @@
+"""Orders placed straight through the client, and what their histories say."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import uuid4
+
+from temporalio import activity
+from temporalio.api.enums.v1 import EventType, TimeoutType
+from temporalio.client import Client, WorkflowHandle
+from temporalio.worker import Worker
+
+from order_fulfillment.activities import process_payment, reserve_inventory
+from order_fulfillment.shared import Delivery, Order, OrderResult, OrderStatus
+from order_fulfillment.workflow import OrderWorkflow
+
+type OrderHandle = WorkflowHandle[OrderWorkflow, OrderResult]
+
+
+async def place(client: Client, task_queue: str, **changes: Any) -> OrderHandle:
+    order = {"customer_name": "Ada", "payment_token": "tok", "card_expiry": "12/99"} | changes
+    return await client.start_workflow(
+        OrderWorkflow.run, Order(**order), id=f"order-{uuid4()}", task_queue=task_queue
+    )
+
+
+async def until[T](condition: Callable[[], Awaitable[T]], what: str) -> T:
+    try:
+        async with asyncio.timeout(20):
+            while not (result := await condition()):
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"waited too long for {what}") from None
+    return result
+
+
+async def until_status(handle: OrderHandle, status: OrderStatus) -> None:
+    async def reached() -> bool:
+        return await handle.query(OrderWorkflow.status) == status
+
+    await until(reached, status)
+
+
+async def until_event(handle: OrderHandle, name: str) -> None:
+    async def happened() -> bool:
+        return name in await events(handle)
+
+    await until(happened, name)
+
+
+async def events(handle: OrderHandle) -> list[str]:
+    """The types of the events in the order's history."""
+    history = await handle.fetch_history()
+    return [
+        EventType.Name(event.event_type).removeprefix("EVENT_TYPE_") for event in history.events
+    ]
+
+
+async def details(handle: WorkflowHandle[Any, Any], name: str) -> list[Any]:
+    """What the history says of all events of this type, such as TIMER_STARTED."""
+    field: Any = f"{name.lower()}_event_attributes"
+    history = await handle.fetch_history()
+    return [getattr(event, field) for event in history.events if event.HasField(field)]
+
+
+async def steps(handle: OrderHandle) -> list[str]:
+    """The activities that the order scheduled."""
+    scheduled = await details(handle, "ACTIVITY_TASK_SCHEDULED")
+    return [step.activity_type.name for step in scheduled]
+
+
+async def attempts(handle: OrderHandle) -> list[int]:
+    """How many attempts each step of the order took."""
+    return [step.attempt for step in await details(handle, "ACTIVITY_TASK_STARTED")]
+
+
+async def lost_workflow_tasks(handle: OrderHandle) -> int:
+    """How many workflow tasks of the order went to a worker that never completed them."""
+    timed_out = await details(handle, "WORKFLOW_TASK_TIMED_OUT")
+    types = [task.timeout_type for task in timed_out]
+    return types.count(TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE)
+
+
+class SlowDelivery:
+    """A worker whose delivery goes on until it is told to end."""
+
+    def __init__(self, client: Client, task_queue: str) -> None:
+        self.began, self.end = asyncio.Event(), asyncio.Event()
+
+        @activity.defn(name="deliver_order")
+        async def deliver_slowly(delivery: Delivery) -> str:
+            self.began.set()
+            await self.end.wait()
+            return "track-slow"
+
+        self.worker = Worker(
+            client,
+            task_queue=task_queue,
+            workflows=[OrderWorkflow],
+            activities=[process_payment, reserve_inventory, deliver_slowly],
+        )

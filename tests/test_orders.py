@@ -1,0 +1,58 @@
+"""What a program that is none of the scripts can do with orders, and what it is told."""
+
+import asyncio
+from uuid import uuid4
+
+import pytest
+from temporalio.client import Client
+
+from order_fulfillment import orders
+from order_fulfillment.shared import ApprovalDecision, Order, OrderStatus
+from order_fulfillment.worker import create_worker
+
+ORDER = Order("Ada Lovelace", "tok_sample", "12/99", approval_timeout=60)
+
+
+async def test_an_order_is_started_decided_about_and_waited_for(dev_server: Client) -> None:
+    task_queue = order_id = f"order-{uuid4()}"
+    news: list[str] = []
+    async with create_worker(dev_server, task_queue):
+        order = await orders.start(dev_server, order_id, ORDER, task_queue)
+        waiting = asyncio.create_task(orders.result(order, report=news.append))
+        while "status: AWAITING_APPROVAL" not in news:
+            await asyncio.sleep(0.02)
+        assert await orders.approval_message(order) is None
+
+        await orders.decide(order, ApprovalDecision(approved=True, note="Good"))
+
+        result = await waiting
+        assert (result.order_id, result.status) == (order_id, OrderStatus.FULFILLED)
+        assert news[-1] == "status: FULFILLED"
+        found = await orders.find(dev_server, order_id)
+        assert await orders.status(found) == "FULFILLED"
+        assert await orders.approval_message(found) == "approved: Good"
+        assert await orders.result(found) == result
+
+
+async def test_every_error_has_a_type_of_its_own(dev_server: Client) -> None:
+    task_queue = order_id = f"order-{uuid4()}"
+    approved, rejected = ApprovalDecision(approved=True), ApprovalDecision(approved=False)
+    order = await orders.start(dev_server, order_id, ORDER, task_queue)
+
+    with pytest.raises(orders.OrderExistsError):
+        await orders.start(dev_server, order_id, ORDER, task_queue)
+    with pytest.raises(orders.OrderNotFoundError):
+        await orders.find(dev_server, "order-unknown")
+    with pytest.raises(orders.UnansweredError, match="no worker answers"):
+        await orders.decide(order, rejected)
+    async with create_worker(dev_server, task_queue):
+        await orders.result(order)
+        with pytest.raises(orders.DecisionIgnoredError, match="REJECTED"):
+            await orders.decide(order, approved)
+        expired_card = Order("Ada Lovelace", "tok_sample", "12/23")
+        failing = await orders.start(dev_server, f"{order_id}-2", expired_card, task_queue)
+        with pytest.raises(orders.OrderFailedError, match="PaymentValidationError"):
+            await orders.result(failing)
+    # The server knows how an order ended, also when no worker runs.
+    assert await orders.status(order) == "REJECTED"
+    assert await orders.status(failing) == "FAILED"
