@@ -1,6 +1,6 @@
 """Nothing is lost and nothing done twice, whatever is killed, restarted or sent too often.
 
-`uv run pytest tests/test_endurance.py --full-size -n 0 -s` takes some minutes and prints figures;
+`uv run pytest tests/test_endurance.py --full-size -n 0 -s --timeout 0` takes some minutes and prints figures;
 `uv run pytest` runs a small version.
 """
 

@@ -56,17 +56,6 @@ def test_an_order_is_followed_approved_and_fulfilled(open_shop: Shop) -> None:
     assert message.stdout == "approved: Cleared by fraud team\n"
 
 
-def test_a_rejected_order_is_done_too(open_shop: Shop) -> None:
-    order_id = open_shop.start_order()
-
-    rejected = open_shop.run("signals.py", "reject", order_id)
-
-    result = open_shop.run("signals.py", "result", order_id)
-    assert (rejected.returncode, rejected.stdout) == (0, "rejected\n")
-    assert (result.returncode, json.loads(result.stdout)["status"]) == (0, "REJECTED")
-    assert json.loads(result.stdout)["tracking_number"] is None
-
-
 def test_an_order_nobody_approves_expires_while_the_starter_waits(open_shop: Shop) -> None:
     waited = open_shop.run("starter.py", "Slow", "--approval-timeout", "0.5", "--wait-result")
 
@@ -107,14 +96,6 @@ def test_an_outage_that_heals_is_only_seen_in_the_log(shop: Shop) -> None:
         assert worker.log.count(f"{order_id}: reserve_inventory failed: Inventory") == 1
         assert worker.log.count(f"{order_id}: Reserving inventory") == 2
         assert "Traceback" not in worker.log
-
-
-def test_an_expired_card_fails_the_order_at_the_payment(open_shop: Shop) -> None:
-    failed = open_shop.run("starter.py", "--card-expiry", "12/23", "--wait-result")
-
-    assert failed.returncode == 1
-    assert "process_payment: PaymentValidationError: " in failed.stderr.splitlines()[-1]
-    assert "Traceback" not in failed.stderr
 
 
 def test_the_default_card_is_valid_for_months(open_shop: Shop) -> None:
