@@ -26,7 +26,7 @@ def create_worker(
     from temporalio.worker import PollerBehaviorAutoscaling, Worker
 
     from order_fulfillment.activities import deliver_order, process_payment, reserve_inventory
-    from order_fulfillment.support.signal_guard import SignalGuard
+    from order_fulfillment.support.signal_interceptor import SignalGuard
     from order_fulfillment.workflow import OrderWorkflow
 
     return Worker(

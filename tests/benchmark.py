@@ -146,7 +146,7 @@ def sides(address: str, stack: ExitStack) -> Iterator[Side]:
             floor,
             True,
             1,
-            Path(__file__).with_name("benchmark_floor.py"),
+            Path(__file__).with_name("benchmark_baseline.py"),
         ),
         ("two workers", f"{TASK_QUEUE}-3", order, decision, 2, "worker.py"),
     ):

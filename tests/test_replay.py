@@ -6,7 +6,7 @@ import pytest
 from temporalio.client import WorkflowHistory
 from temporalio.worker import Replayer
 
-from order_fulfillment.support.signal_guard import SignalGuard
+from order_fulfillment.support.signal_interceptor import SignalGuard
 from order_fulfillment.workflow import OrderWorkflow
 from tests.record_histories import HISTORIES, SCENARIOS
 

@@ -10,7 +10,7 @@ from temporalio.workflow import SandboxImportNotificationPolicy
 
 from order_fulfillment.activities import deliver_order, process_payment, reserve_inventory
 from order_fulfillment.shared import ApprovalDecision, Order, OrderStatus
-from order_fulfillment.support.signal_guard import SignalGuard
+from order_fulfillment.support.signal_interceptor import SignalGuard
 from order_fulfillment.workflow import OrderWorkflow
 
 

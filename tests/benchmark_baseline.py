@@ -56,6 +56,6 @@ async def work() -> None:
 
 if __name__ == "__main__":
     # The sandbox loads a workflow of `__main__` in a way of its own, unlike the real one.
-    from tests import benchmark_floor  # noqa: PLW0406
+    from tests import benchmark_baseline  # noqa: PLW0406
 
-    asyncio.run(benchmark_floor.work())
+    asyncio.run(benchmark_baseline.work())
