@@ -3,6 +3,7 @@
 import asyncio
 import re
 import shlex
+import shutil
 import sys
 import time
 from contextlib import suppress
@@ -193,6 +194,8 @@ async def perform(names: list[str], keep: bool) -> None:
         raise CommandError(
             f"the demo needs the development dependencies ({missing.name}); get them with: uv sync"
         ) from None
+    if not shutil.which("temporal"):
+        raise CommandError("the demo needs the command `temporal`; start it with uv run")
     from order_fulfillment.support.connection import NoServerError, connect, server_errors
 
     began = time.monotonic()
@@ -212,7 +215,10 @@ async def perform(names: list[str], keep: bool) -> None:
         demo = Demo(stage, client)
         stage.say(f"Temporal server: {address}, {origin}")
         stage.say(f"Web UI: {ui or 'none found'}")
-        stage.say(f"$ export TEMPORAL_TASK_QUEUE={demo.task_queue} DEMO={stage.folder}", "cyan")
+        stage.say(
+            f"$ export TEMPORAL_TASK_QUEUE={demo.task_queue} DEMO={shlex.quote(str(stage.folder))}",
+            "cyan",
+        )
         try:
             await demo.type(START_WORKER)
             for name in names:
@@ -231,13 +237,14 @@ async def perform(names: list[str], keep: bool) -> None:
                 if not as_expected:
                     break  # There may be no worker left, or one with the bug.
             stage.say()
-            stage.console.print(table)
+            stage.say(table)
             stage.say()
-            for link in links if ui else []:
+            for link in [*links, ""] if ui else []:
                 stage.say(link)
             played = f"{len(links) - (not as_expected)} of {len(names)} ended as expected"
             stage.say(f"{played}, in {time.monotonic() - began:.0f} seconds.", "bold")
-            if keep:
+            stage.folder_stays = not as_expected
+            if keep and as_expected:
                 stage.say("Server and worker go on until you press Ctrl-C.")
                 await asyncio.Event().wait()
         finally:
@@ -245,7 +252,6 @@ async def perform(names: list[str], keep: bool) -> None:
                 async with server_errors():
                     await demo.close_orders()
         if not as_expected:
-            stage.folder_stays = True
             raise CommandError(f"not all ended as expected; the logs are in {stage.folder}")
         stage.say("All that the demo started stops now; --keep holds it until Ctrl-C.")
 
@@ -275,7 +281,7 @@ def main() -> None:
             [name for name in SCENARIOS if name in (arguments.scenario or SCENARIOS)],
             arguments.keep,
         ),
-        interrupted="whatever the demo started is stopped, and its files are removed",
+        interrupted="whatever the demo started is stopped",
     )
 
 

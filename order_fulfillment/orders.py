@@ -11,7 +11,7 @@ What goes wrong is an OrderError, or an error of `support.connection`; its text 
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from temporalio import exceptions
 from temporalio.api.enums.v1 import PendingActivityState
@@ -37,6 +37,7 @@ QUERY_SECONDS = 5
 """How long a worker may take to answer a query: it may have to replay the order first."""
 
 STALLED_SECONDS = 3
+"""How long an order may wait for a worker before it is said; longer than the retry policy waits."""
 
 STEPS = {
     "process_payment": OrderStatus.PROCESSING_PAYMENT,
@@ -131,6 +132,11 @@ async def decide(order: OrderHandle, decision: ApprovalDecision) -> None:
     try:
         async with server_errors():
             await order.signal(OrderWorkflow.approve_order, decision)
+    except NoAnswerError as error:
+        raise NoAnswerError(
+            f"{error}; the decision may have arrived all the same: "
+            + command("signals.py", "approval-message", order.id)
+        ) from None
     except NotFoundError:
         standing = f"closed already ({await status(order)})"
     else:
@@ -152,8 +158,7 @@ async def status(order: OrderHandle) -> str:
         case WorkflowExecutionStatus.RUNNING:
             return str(await _query(order, "status"))
         case WorkflowExecutionStatus.COMPLETED:
-            async with server_errors():
-                return (await order.result()).status
+            return (await _result(order)).status
     # The workflow itself was not told if the server closed it.
     return description.status.name if description.status else ""
 
@@ -186,8 +191,7 @@ async def result(
             reported.add(news)
             report(news)
     try:
-        async with server_errors():
-            result = await order.result()
+        result = await _result(order)
     except WorkflowFailureError as error:
         raise OrderFailedError(f"order {order.id!r} {_how_it_ended(error.cause)}") from None
     report(f"status: {result.status}")
@@ -196,27 +200,50 @@ async def result(
 
 async def _news(order: OrderHandle) -> AsyncIterator[str]:
     """What the server, which needs no worker for it, tells of an order until it ends."""
-    length, since = 0, 0.0
+    seen: object = None
+    since = 0.0
     pause = 0.1
-    while (description := await _describe(order)).status == WorkflowExecutionStatus.RUNNING:
-        pending = description.raw_description
-        waits_for_worker = pending.HasField("pending_workflow_task")
-        for step in pending.pending_activities:
-            name = step.activity_type.name
-            if name in STEPS:
-                yield f"status: {STEPS[name]}"
-            if step.HasField("last_failure"):
-                yield f"{name}, attempt {step.attempt - 1} failed: {_in_words(step.last_failure)}"
-            elif step.state == PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED:
-                waits_for_worker = True
-        if not pending.pending_activities and not waits_for_worker:
-            yield f"status: {OrderStatus.AWAITING_APPROVAL}"
-        if description.history_length != length or not waits_for_worker:
-            length, since = description.history_length, time.monotonic()
-        elif time.monotonic() - since > STALLED_SECONDS:
-            yield f"still waiting: {await _obstacle(order)}"
+    while True:
+        try:
+            description = await _describe(order)
+            if description.status != WorkflowExecutionStatus.RUNNING:
+                return
+            for news in _progress(description):
+                yield news
+            pending = description.raw_description
+            scheduled = PendingActivityState.PENDING_ACTIVITY_STATE_SCHEDULED
+            waits_for_worker = pending.HasField("pending_workflow_task") or any(
+                step.state == scheduled for step in pending.pending_activities
+            )
+            now = description.history_length, [step.attempt for step in pending.pending_activities]
+            if now != seen or not waits_for_worker:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() - since > STALLED_SECONDS:
+                yield f"still waiting: {await _obstacle(order)}"
+        except NoAnswerError as error:
+            yield f"still waiting: {error}"
         await asyncio.sleep(pause)
         pause = min(1.1 * pause, 1)
+
+
+def _progress(description: WorkflowExecutionDescription) -> Iterator[str]:
+    pending = description.raw_description
+    for step in pending.pending_activities:
+        name = step.activity_type.name
+        if name in STEPS:
+            yield f"status: {STEPS[name]}"
+        if step.HasField("last_failure"):
+            yield f"{name}, attempt {step.attempt - 1} failed: {_in_words(step.last_failure)}"
+    if not pending.pending_activities and not pending.HasField("pending_workflow_task"):
+        yield f"status: {OrderStatus.AWAITING_APPROVAL}"
+
+
+async def _result(order: OrderHandle) -> OrderResult:
+    try:
+        async with server_errors():
+            return await order.result()
+    except (TypeError, ValueError) as error:  # It is no OrderResult.
+        raise _foreign(order, error) from None
 
 
 async def _describe(order: OrderHandle) -> WorkflowExecutionDescription:
@@ -229,7 +256,10 @@ async def _query(order: OrderHandle, query: str) -> object:
         async with server_errors(QUERY_SECONDS):
             return await order.query(query)
     except WorkflowQueryFailedError as error:
-        raise OrderError(f"{order.id!r} is an order of another program: {error}") from None
+        if str(error).startswith("Query handler for"):
+            raise _foreign(order, error) from None
+        # To answer, a worker may have to replay the order, which fails when workflow.py does.
+        raise UnansweredError(_failing(order, str(error))) from None
     except NoAnswerError:
         raise UnansweredError(await _obstacle(order)) from None
 
@@ -245,11 +275,19 @@ async def _obstacle(order: OrderHandle) -> str:
                 failure = None
     # The server's own reasons, such as a restart in between, have no message.
     if failure and failure.message:
-        return (
-            f"the workflow task of order {order.id!r} fails: {_in_words(failure)}; it goes on by "
-            f"itself once workflow.py is fixed and the worker restarted: {command('worker.py')}"
-        )
+        return _failing(order, _in_words(failure))
     return f"no worker answers; start one with: {command('worker.py')}"
+
+
+def _failing(order: OrderHandle, reason: str) -> str:
+    return (
+        f"the workflow task of order {order.id!r} fails: {reason}; it goes on by itself once "
+        f"workflow.py is fixed and the worker restarted: {command('worker.py')}"
+    )
+
+
+def _foreign(order: OrderHandle, error: Exception) -> OrderError:
+    return OrderError(f"{order.id!r} is an order of another program: {error}")
 
 
 def _in_words(failure: Failure) -> str:

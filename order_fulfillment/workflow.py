@@ -126,8 +126,8 @@ class OrderWorkflow:
         try:
             return await asyncio.shield(step)
         except asyncio.CancelledError:
-            # Temporal shows the workflow an approval before a cancel request that came with it.
-            # If no event was added since, the step has not left this worker: take it back.
+            # An approval and a cancel request may come together, in one workflow task. If the
+            # history is no longer, the step has not left this worker: take it back.
             if workflow.info().get_current_history_length() == began:
                 step.cancel()
                 raise

@@ -73,7 +73,7 @@ def demo_running(
     folder: Path, *arguments: str, address: str | None = None, **environment: str
 ) -> Iterator[RunningDemo]:
     """Start the demo, by default for a free port, and kill it with its children at the end."""
-    temporary = folder / "temporary"
+    temporary = folder / "temporary files"
     temporary.mkdir()
     output = folder / "output"
     address = address or f"localhost:{free_port()}"
@@ -180,6 +180,34 @@ async def test_an_interrupted_demo_leaves_no_open_order_on_a_running_server(
     assert description.close_time
 
 
+async def test_a_demo_without_the_temporal_command_says_so_at_once(
+    dev_server: Client, tmp_path: Path
+) -> None:
+    with demo_running(tmp_path, address=address_of(dev_server), PATH="/usr/bin:/bin") as demo:
+        assert demo.end() == 1, demo.output
+
+    assert demo.output == "error: the demo needs the command `temporal`; start it with uv run\n"
+
+
+def test_a_demo_whose_output_cannot_be_written_says_so_in_one_line(
+    open_shop: Shop, tmp_path: Path
+) -> None:
+    with Path("/dev/full").open("w") as full:
+        demo = subprocess.run(
+            [sys.executable, SCRIPTS / "demo.py"],
+            env=open_shop.environment | {"TMPDIR": str(tmp_path)},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+
+    assert (demo.returncode, demo.stderr.count("\n")) == (1, 1)
+    assert demo.stderr.startswith("error: cannot write the output: ")
+    assert not list(tmp_path.iterdir())
+
+
 def test_without_the_development_dependencies_the_demo_says_so(tmp_path: Path) -> None:
     (tmp_path / "rich.py").write_text("raise ModuleNotFoundError('no', name='rich')")
 
@@ -197,7 +225,7 @@ def test_a_port_taken_by_something_else_is_reported_in_one_line(tmp_path: Path) 
         with demo_running(tmp_path, address=address) as demo:
             assert demo.end() == 1, demo.output
     assert demo.output.count("\n") == 1
-    assert "address already in use; start the demo with uv run, or set TEMP" in demo.output
+    assert "address already in use; set TEMPORAL_ADDRESS to a free port" in demo.output
 
 
 def test_an_unexpected_outcome_ends_with_exit_code_1_and_keeps_the_log(tmp_path: Path) -> None:
@@ -209,7 +237,9 @@ def test_an_unexpected_outcome_ends_with_exit_code_1_and_keeps_the_log(tmp_path:
         activities.read_text().replace('type="PaymentValidationError"', 'type="Strike"')
     )
 
-    with demo_running(tmp_path, "--scenario", "invalid-payment", PYTHONPATH=str(tmp_path)) as demo:
+    with demo_running(
+        tmp_path, "--scenario", "invalid-payment", "--keep", PYTHONPATH=str(tmp_path)
+    ) as demo:
         assert demo.end() == 1, demo.output
 
     assert re.search("\ninvalid-payment +PaymentValidationError +Strike ", demo.output)

@@ -192,6 +192,12 @@ async def test_a_killed_server_forgets_nothing(tmp_path: Path) -> None:
             for order in (approved, expiring):
                 await until_status(order, OrderStatus.AWAITING_APPROVAL)
 
+            waiting = shop.start("signals.py", "result", expiring.id)
+            assert waiting.stderr is not None
+            assert waiting.stderr.readline() == "status: AWAITING_APPROVAL\n"
+
+        line = await asyncio.to_thread(waiting.stderr.readline)
+        assert line == "still waiting: the Temporal server gave no answer\n"
         with dev_server_on(port, database):
             await connected_to(address)
             approving = await asyncio.to_thread(shop.run, "signals.py", "approve", approved.id)
@@ -205,6 +211,8 @@ async def test_a_killed_server_forgets_nothing(tmp_path: Path) -> None:
                 "FULFILLED",
                 "EXPIRED",
             ]
+            stdout, stderr = await asyncio.to_thread(waiting.communicate, timeout=30)
+            assert (waiting.returncode, json.loads(stdout)["status"]) == (0, "EXPIRED"), stderr
             assert worker.process.poll() is None
             worker.process.terminate()
             assert await asyncio.to_thread(worker.process.wait, 15) == 0

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -39,6 +40,18 @@ def test_a_pid_file_that_cannot_be_written_is_named_with_the_reason(
         pass
 
     assert str(error.value) == f"cannot write {path!r}: {reason}; name another --pid-file"
+
+
+def test_a_device_is_refused_and_left_alone(tmp_path: Path) -> None:
+    device = Path("/dev/null")
+    if os.geteuid() == 0:  # Who could remove it.
+        device = tmp_path / "null"
+        os.mknod(device, stat.S_IFCHR | 0o666, os.makedev(1, 3))
+
+    with pytest.raises(CommandError, match="it is a device"), held(device):
+        pass
+
+    assert device.is_char_device()
 
 
 def test_a_worker_without_room_for_its_pid_file_stops_with_one_line(shop: Shop) -> None:

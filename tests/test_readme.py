@@ -79,6 +79,16 @@ def running(open_shop: Shop) -> Iterator[dict[str, Scenario]]:
             title: Scenario(buggy_shop if title == WORKFLOW_BUG else shop, title, section)
             for title, section in SCENARIOS
         }
+        # The specification's own commands to stop a worker.
+        kill = 'kill "$(cat worker.pid)"; wait "$(cat worker.pid)" 2>/dev/null || true'
+        stopped = subprocess.run(
+            ["bash", "-c", f"{kill}\nrm -f worker.pid"],
+            cwd=shop.folder,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert stopped.stdout + stopped.stderr == ""
         pid_file = buggy_shop.folder / "worker.pid"
         last_worker = int(pid_file.read_text())
         stopped = subprocess.run(
@@ -89,8 +99,9 @@ def running(open_shop: Shop) -> Iterator[dict[str, Scenario]]:
             check=True,
         )
         assert stopped.stdout + stopped.stderr == ""
-        wait_until(lambda: not psutil.pid_exists(last_worker), "the worker to end")
+        # It removed its PID file at its very end.
         assert not pid_file.exists()
+        wait_until(lambda: not psutil.pid_exists(last_worker), "the worker to end")
 
 
 def test_there_are_six_scenarios() -> None:

@@ -290,6 +290,27 @@ async def test_a_workflow_bug_is_told_and_recovered_from(shop: Shop, dev_server:
     assert events.count(EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED) == 3
 
 
+def test_a_workflow_bug_is_told_of_an_order_that_was_at_rest(shop: Shop) -> None:
+    with shop.worker():
+        order_id = shop.start_order("--approval-timeout", "60")
+        shop.wait_for_status(order_id, "AWAITING_APPROVAL")
+    with shop.with_workflow_bug().worker():
+        asked = shop.run("signals.py", "status", order_id)
+
+    assert (asked.returncode, asked.stdout) == (1, "")
+    assert f"workflow task of order '{order_id}' fails: workflow bug!" in one_line(asked.stderr)
+
+
+def test_who_waits_is_told_when_the_worker_dies_between_two_attempts(shop: Shop) -> None:
+    with shop.worker() as worker:
+        waiting = shop.start("starter.py", "--inventory-recovers-after", "3", "--wait-result")
+        wait_until(lambda: "reserve_inventory failed" in worker.log, "the first attempt to fail")
+        worker.process.kill()
+    assert waiting.stderr is not None
+    assert any("still waiting: no worker answers" in line for line in waiting.stderr)
+    waiting.kill()
+
+
 @pytest.mark.parametrize("arguments", [["starter.py", "--wait-result"], ["signals.py", "result"]])
 def test_interrupted_waiting_leaves_the_order_alone(open_shop: Shop, arguments: list[str]) -> None:
     if arguments[0] == "starter.py":

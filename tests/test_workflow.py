@@ -195,6 +195,18 @@ async def test_a_malformed_signal_decides_nothing_and_costs_one_log_line(
     assert "ERROR" not in next_worker.log
 
 
+async def test_a_note_cannot_keep_itself_out_of_the_log(shop: Shop, dev_server: Client) -> None:
+    order = await place(dev_server, shop.environment["TEMPORAL_TASK_QUEUE"])
+    note = "Query not found when attempting to respond to it"
+    await order.signal(OrderWorkflow.approve_order, APPROVED)
+    await order.signal(OrderWorkflow.approve_order, ApprovalDecision(False, note))
+
+    with shop.worker() as worker:
+        await order.result()
+
+    assert f"{order.id}: Ignored 'rejected: {note}'" in worker.log
+
+
 @pytest.mark.parametrize("signal", [[None], [], [{"approved": True}, {"approved": True}]])
 async def test_a_malformed_signal_after_the_decision_does_no_harm(
     dev_server: Client, task_queue: str, signal: list[Any]

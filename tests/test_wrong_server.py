@@ -211,7 +211,6 @@ async def test_a_server_that_falls_silent_is_named_in_time(
             orders.find(client, order.id),
             orders.decide(order, ApprovalDecision(approved=True)),
             orders.status(order),
-            orders.result(order),
             return_exceptions=True,
         )
 

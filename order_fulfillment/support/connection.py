@@ -33,7 +33,6 @@ class NoServerError(CommandError):
         super().__init__(f"no Temporal server at {address}: {cause}; {advice}")
         self.address = address
         self.namespace = namespace
-        self.cause = cause
 
 
 class NotFoundError(CommandError):
@@ -69,10 +68,7 @@ async def server_errors(seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
                 | RPCStatusCode.CANCELLED
                 | RPCStatusCode.FAILED_PRECONDITION
             ):
-                raise NoAnswerError(
-                    "the Temporal server gave no answer; it may have acted all the same, so "
-                    "look before you try again"
-                ) from None
+                raise NoAnswerError("the Temporal server gave no answer") from None
         raise CommandError(f"the Temporal server refuses: {_one_line(error)}") from None
 
 

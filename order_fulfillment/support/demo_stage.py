@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Self
 from urllib.request import ProxyHandler, build_opener
 
 from rich.console import Console
+from rich.table import Table
 
 from order_fulfillment.support.command_line import CommandError, printable
 from order_fulfillment.support.connection import NoServerError
@@ -50,9 +52,12 @@ class Stage:
         if not self.folder_stays:
             shutil.rmtree(self.folder)
 
-    def say(self, line: str = "", style: str = "") -> None:
-        """Print a line."""
-        self.console.print(printable(line), style=style)
+    def say(self, line: str | Table = "", style: str = "") -> None:
+        """Print a line, or a table."""
+        try:
+            self.console.print(printable(line) if isinstance(line, str) else line, style=style)
+        except OSError as error:
+            raise CommandError(f"cannot write the output: {error.strerror}") from None
 
     async def run(self, line: str) -> list[str]:
         """Run a line in the shell, show its output and return it.
@@ -127,15 +132,14 @@ class Stage:
         # The server remembers its cluster ID in HOME. By default, an idle dev server lets every
         # workflow task wait up to 50 ms.
         line = (
-            f'HOME="$DEMO" temporal server start-dev --port {port} --namespace {missing.namespace} '
+            f'HOME="$DEMO" temporal server start-dev --port {port} --namespace {shlex.quote(missing.namespace)} '
             "--dynamic-config-value history.transferProcessorMaxPollRPS=10000"
         )
         try:
             await self.start(line, self.folder / "server.log", ready="Temporal Server:")
         except CommandError as error:
             raise CommandError(
-                f"{error}; start the demo with uv run, or set TEMPORAL_ADDRESS to a free port, "
-                "such as localhost:7300"
+                f"{error}; set TEMPORAL_ADDRESS to a free port, such as localhost:7300"
             ) from None
 
 
@@ -169,7 +173,8 @@ def interruptible() -> Iterator[None]:
         interrupted = True
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, interrupt)
+        if signal.getsignal(number) != signal.SIG_IGN:  # As under `nohup`.
+            signal.signal(number, interrupt)
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -35,6 +36,8 @@ def _take(pid_file: Path) -> TextIO:
     """Lock the file and write the ID to it; the lock, unlike the ID, cannot outlive us."""
     while True:
         file = pid_file.open("a+", errors="replace")
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError("it is a device")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             is_free = True

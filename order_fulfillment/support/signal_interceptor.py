@@ -1,4 +1,4 @@
-"""Keeps signals with a wrong number of arguments away from the workflow."""
+"""Keeps malformed signals away from a workflow."""
 
 from temporalio import workflow
 from temporalio.worker import (
@@ -10,11 +10,11 @@ from temporalio.worker import (
 
 
 class SignalGuard(Interceptor):
-    """Drops signals that do not carry exactly one argument, which all handlers here take.
+    """For workflows whose signals all take one argument: drops signals with none or with several.
 
-    With none or with two the SDK ignores the handler's type hints, and the call that follows
-    would fail the workflow task again and again. `null` it gives to any handler. (One argument
-    of another wrong type it drops by itself.)
+    For those the SDK ignores the handler's type hints, and the call that follows would fail the
+    workflow task again and again. The SDK also passes a lone `null` to a handler, whatever its
+    type; it is dropped, too. Other arguments of a wrong type the SDK drops by itself.
     """
 
     def workflow_interceptor_class(

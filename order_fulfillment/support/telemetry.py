@@ -64,7 +64,7 @@ def _is_news(record: logging.LogRecord) -> bool:
         workflow_id = getattr(getattr(run, "_info", None), "workflow_id", "?")
         record.temporal_workflow = {"workflow_id": workflow_id}
         return not getattr(run, "_is_replaying", False)
-    return _LATE_ANSWER not in message
+    return not (record.name.startswith(_CORE) and _LATE_ANSWER in message)
 
 
 class _Formatter(logging.Formatter):
