@@ -2,7 +2,7 @@
 
 For the scripts, the tests, and any other program:
 
-    order = await orders.start(client, "order-1", Order("Ada", "tok_sample", "12/29"))
+    order = await orders.start(client, "order-1", Order("Ada", items, card))
     await orders.decide(order, ApprovalDecision(approved=True))
     result = await orders.result(order)
 

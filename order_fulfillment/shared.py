@@ -22,22 +22,80 @@ class OrderStatus(StrEnum):
 
 
 @dataclass(frozen=True)
+class Article:
+    """What the shop sells, and how much of it a new warehouse has on hand."""
+
+    name: str
+    unit_price_cents: int
+    on_hand: int = 100_000
+
+
+CATALOGUE = {
+    "temporal-cap": Article("Cap", 15_00),
+    "temporal-hoodie": Article("Hoodie", 45_00),
+    "temporal-mug": Article("Mug", 12_00),
+    "temporal-notebook": Article("Notebook", 9_50),
+    "temporal-poster": Article("Poster, signed", 60_00, on_hand=10),
+    "temporal-socks": Article("Socks", 8_00),
+    "temporal-stickers": Article("Stickers", 3_50),
+    "temporal-tshirt": Article("T-shirt", 23_00),
+}
+"""Articles by SKU."""
+
+
+@dataclass(frozen=True)
+class OrderItem:
+    """So many of one article, at the price for which it was ordered."""
+
+    sku: str
+    quantity: int
+    unit_price_cents: int
+
+
+@dataclass(frozen=True)
+class Card:
+    """A card that the payment provider keeps: no card number enters Temporal."""
+
+    token: str
+
+    expiry: str
+    """MM/YY; the card is valid to the end of that month, in UTC."""
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """Faults to simulate: nothing that a real order has."""
+
+    inventory_recovers_after: int | None = 0
+    """Attempts that meet an outage of the warehouse; None if it never heals."""
+
+
+@dataclass(frozen=True)
 class Order:
     """What a customer ordered. Its ID is the ID of the workflow that fulfills it."""
 
     customer_name: str
-
-    payment_token: str
-    """Stands for a card that the payment provider keeps: no card number enters Temporal."""
-
-    card_expiry: str
-    """MM/YY; the card is valid to the end of that month, in UTC."""
+    items: list[OrderItem]
+    card: Card
+    currency: str = "USD"
 
     approval_timeout: float = 30.0
     """Seconds to wait for a decision once the inventory is reserved."""
 
-    inventory_recovers_after: int | None = 0
-    """Simulated outage: attempts that fail before one succeeds; None if it never heals."""
+    simulation: Simulation = Simulation()
+
+    @property
+    def total_cents(self) -> int:
+        """What the order costs."""
+        return sum(item.quantity * item.unit_price_cents for item in self.items)
+
+    @property
+    def quantities(self) -> dict[str, int]:
+        """How many pieces are ordered, by SKU."""
+        quantities = dict.fromkeys((item.sku for item in self.items), 0)
+        for item in self.items:
+            quantities[item.sku] += item.quantity
+        return quantities
 
 
 @dataclass(frozen=True)
@@ -54,18 +112,44 @@ class ApprovalDecision:
         return f"{verdict}: {self.note}" if self.note else verdict
 
 
+# A step of an order may run more than once, and its service must act on it once. So each request
+# begins with an idempotency key: the same for every attempt of the step, another for every other
+# step and order. The workflow makes it, since an activity could not make the same key again.
+
+
 @dataclass(frozen=True)
-class Payment:
+class PaymentRequest:
     """What `process_payment` authorizes."""
 
-    token: str
-    card_expiry: str
+    idempotency_key: str
+    amount_cents: int
+    currency: str
+    card: Card
+
+    lapses_after: float
+    """Seconds for which the money stays reserved if nobody captures it."""
 
 
 @dataclass(frozen=True)
-class Delivery:
+class ReservationRequest:
+    """What `reserve_inventory` holds."""
+
+    idempotency_key: str
+
+    quantities: dict[str, int]
+    """Pieces by SKU: a warehouse knows no prices."""
+
+    lapses_after: float
+    """Seconds for which the goods stay held if nobody ships them."""
+
+    simulation: Simulation
+
+
+@dataclass(frozen=True)
+class DeliveryRequest:
     """What `deliver_order` captures and ships."""
 
+    idempotency_key: str
     payment_authorization: str
     inventory_reservation: str
 
@@ -77,6 +161,8 @@ class OrderResult:
     order_id: str
     status: OrderStatus
     message: str
+    total_cents: int
+    currency: str
     payment_authorization: str
     inventory_reservation: str
 

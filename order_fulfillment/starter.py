@@ -2,11 +2,20 @@
 
 import argparse
 import json
+import re
 from dataclasses import asdict
 from datetime import UTC, datetime
 from secrets import token_hex
 
-from order_fulfillment.shared import TASK_QUEUE, Order, parse_card_expiry
+from order_fulfillment.shared import (
+    CATALOGUE,
+    TASK_QUEUE,
+    Card,
+    Order,
+    OrderItem,
+    Simulation,
+    parse_card_expiry,
+)
 from order_fulfillment.support.command_line import (
     ArgumentParser,
     command,
@@ -19,6 +28,7 @@ from order_fulfillment.support.command_line import (
 
 MIN_APPROVAL_SECONDS = 0.1
 MAX_APPROVAL_SECONDS = 30 * 24 * 60 * 60
+MAX_QUANTITY = 1000
 
 
 async def start(order_id: str, order: Order, wait: bool) -> None:
@@ -39,7 +49,15 @@ async def start(order_id: str, order: Order, wait: bool) -> None:
 def create_parser() -> ArgumentParser:
     """What the command line may say."""
     now = datetime.now(UTC)
-    parser = ArgumentParser(description="Start an order and print its workflow ID.")
+    parser = ArgumentParser(
+        description="Start an order and print its workflow ID.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="catalogue:\n"
+        + "\n".join(
+            f"  {sku:18} {article.unit_price_cents / 100:6.2f} USD  {article.name}"
+            for sku, article in CATALOGUE.items()
+        ),
+    )
     parser.add_argument(
         "name",
         metavar="NAME",
@@ -54,6 +72,15 @@ def create_parser() -> ArgumentParser:
         type=workflow_id,
         default=f"order-{token_hex(4)}",
         help="a new ID for the order (default: order- and 8 random hex digits)",
+    )
+    parser.add_argument(
+        "--item",
+        metavar="SKU[=QUANTITY]",
+        dest="items",
+        type=_item,
+        action="append",
+        help=f"an article of the catalogue, 1 to {MAX_QUANTITY} of it; repeat it for several "
+        "(default: temporal-tshirt and temporal-mug=2)",
     )
     parser.add_argument(
         "--card-expiry",
@@ -75,7 +102,7 @@ def create_parser() -> ArgumentParser:
         dest="inventory_recovers_after",
         action="store_const",
         const=None,
-        default=Order.inventory_recovers_after,
+        default=Simulation.inventory_recovers_after,
         help="the inventory service is down and stays down",
     )
     outage.add_argument(
@@ -83,7 +110,7 @@ def create_parser() -> ArgumentParser:
         metavar="N",
         type=int,
         choices=(1, 2, 3),
-        default=Order.inventory_recovers_after,
+        default=Simulation.inventory_recovers_after,
         help="the inventory service is down for the first N attempts, 1 to 3",
     )
     parser.add_argument(
@@ -96,19 +123,35 @@ def create_parser() -> ArgumentParser:
 
 def main() -> None:
     """Read the command line and start the order."""
-    arguments = create_parser().parse_args()
+    parser = create_parser()
+    arguments = parser.parse_args()
+    items = arguments.items or [_item("temporal-tshirt"), _item("temporal-mug=2")]
+    if len({item.sku for item in items}) < len(items):
+        parser.error(f"an --item is repeated; the catalogue has: {', '.join(CATALOGUE)}")
     order = Order(
         customer_name=arguments.name,
-        payment_token="tok_sample",
-        card_expiry=arguments.card_expiry,
+        items=items,
+        card=Card("tok_sample", arguments.card_expiry),
         approval_timeout=arguments.approval_timeout,
-        inventory_recovers_after=arguments.inventory_recovers_after,
+        simulation=Simulation(arguments.inventory_recovers_after),
     )
     run(
         start(arguments.workflow_id, order, arguments.wait_result),
         interrupted="an order that was started goes on; follow it with: "
         + command("signals.py", "result", arguments.workflow_id),
     )
+
+
+def _item(argument: str) -> OrderItem:
+    sku, equals, quantity = argument.partition("=")
+    known = f"the catalogue has: {', '.join(CATALOGUE)}"
+    if sku not in CATALOGUE:
+        raise argparse.ArgumentTypeError(f"there is no article {sku!r}; {known}")
+    if equals and not (re.fullmatch("[0-9]{1,4}", quantity) and 1 <= int(quantity) <= MAX_QUANTITY):
+        raise argparse.ArgumentTypeError(
+            f"{quantity!r} is not a quantity from 1 to {MAX_QUANTITY}; {known}"
+        )
+    return OrderItem(sku, int(quantity or 1), CATALOGUE[sku].unit_price_cents)
 
 
 def _card_expiry(argument: str) -> str:

@@ -1,11 +1,17 @@
 """Hosts the order workflow and its activities: `uv run worker.py`."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from order_fulfillment.shared import TASK_QUEUE
-from order_fulfillment.support.command_line import ArgumentParser, ip_address_and_port, run
+from order_fulfillment.support.command_line import (
+    SCRIPTS,
+    ArgumentParser,
+    ip_address_and_port,
+    run,
+)
 from order_fulfillment.support.pid_file import held
 from order_fulfillment.support.stopping import (
     ACTIVITY_SECONDS,
@@ -18,23 +24,34 @@ if TYPE_CHECKING:
     from temporalio.client import Client
     from temporalio.worker import Worker
 
+    from order_fulfillment.services import ShopServices
+
+ACTIVITY_THREADS = 20
+
 
 def create_worker(
-    client: "Client", task_queue: str, executor: WorkflowTaskExecutor | None = None
+    client: "Client",
+    task_queue: str,
+    services: "ShopServices",
+    executor: WorkflowTaskExecutor | None = None,
 ) -> "Worker":
     """A worker asks Temporal for tasks, and runs the workflow and the activities they name."""
     from temporalio.worker import PollerBehaviorAutoscaling, Worker
 
-    from order_fulfillment.activities import deliver_order, process_payment, reserve_inventory
+    from order_fulfillment.activities import OrderActivities
     from order_fulfillment.support.signal_interceptor import SignalGuard
     from order_fulfillment.workflow import OrderWorkflow
 
+    steps = OrderActivities(services)
     return Worker(
         client,
         # Starters put orders on this queue; any number of workers take them from it.
         task_queue=task_queue,
         workflows=[OrderWorkflow],
-        activities=[process_payment, reserve_inventory, deliver_order],
+        activities=[steps.process_payment, steps.reserve_inventory, steps.deliver_order],
+        # Activities that are no `async def` run in these threads, one in each at a time.
+        activity_executor=ThreadPoolExecutor(ACTIVITY_THREADS),
+        max_concurrent_activities=ACTIVITY_THREADS,
         interceptors=[SignalGuard()],
         workflow_task_executor=executor,
         # Time for running activities to finish after SIGTERM.
@@ -49,22 +66,23 @@ def create_worker(
     )
 
 
-async def work(pid_file: Path, metrics_address: str | None) -> None:
+async def work(pid_file: Path, metrics_address: str | None, shop_db: Path) -> None:
     """Serve orders until told to stop.
 
     Raises:
-        CommandError: when there is no server, or another worker holds the PID file or the
-            address of the metrics.
+        CommandError: when there is no server, another worker holds the PID file or the address
+            of the metrics, or the services cannot keep their books.
     """
     stop = stop_requested()
     # The SDK is imported only now: it takes most of a second, in which a signal may come.
+    from order_fulfillment.services import ShopServices
     from order_fulfillment.support.connection import connect, task_queue
     from order_fulfillment.support.telemetry import set_up_telemetry
 
     client = await connect(set_up_telemetry(metrics_address))
-    executor = WorkflowTaskExecutor(max_workers=100)
-    worker = create_worker(client, task_queue(TASK_QUEUE), executor)
     with held(pid_file):
+        executor = WorkflowTaskExecutor(max_workers=100)
+        worker = create_worker(client, task_queue(TASK_QUEUE), ShopServices(shop_db), executor)
         await serve(worker, executor, stop)
 
 
@@ -84,9 +102,16 @@ def main() -> None:
         type=ip_address_and_port,
         help="where Prometheus finds the SDK's metrics, such as 127.0.0.1:9464 (default: nowhere)",
     )
+    parser.add_argument(
+        "--shop-db",
+        metavar="PATH",
+        type=Path,
+        default=SCRIPTS / "shop.db",
+        help="where the simulated services keep their books (default: shop.db beside this script)",
+    )
     arguments = parser.parse_args()
     run(
-        work(arguments.pid_file, arguments.metrics_address),
+        work(arguments.pid_file, arguments.metrics_address, arguments.shop_db),
         interrupted="orders wait for the next worker",
     )
 

@@ -19,15 +19,19 @@ from temporalio.exceptions import ActivityError, is_cancelled_exception
 # The sandbox imports this file anew for every order, to keep orders apart. What it imports
 # has no state of its own, so the worker's copy does, and orders start faster.
 with workflow.unsafe.imports_passed_through():
-    from order_fulfillment.activities import deliver_order, process_payment, reserve_inventory
+    from order_fulfillment.activities import OrderActivities
     from order_fulfillment.shared import (
         ApprovalDecision,
-        Delivery,
+        DeliveryRequest,
         Order,
         OrderResult,
         OrderStatus,
-        Payment,
+        PaymentRequest,
+        ReservationRequest,
     )
+
+# How long authorization and hold outlast the time to decide, for a delivery that takes long.
+LAPSE_MARGIN_SECONDS = 3600
 
 
 @workflow.defn
@@ -55,9 +59,17 @@ class OrderWorkflow:
             raise
 
     async def _fulfill(self, order: Order) -> OrderResult:
-        authorization = await workflow.execute_activity(
-            process_payment,
-            Payment(order.payment_token, order.card_expiry),
+        # A step may run more than once; by its idempotency key a service knows it again. The ID of
+        # the first run stays the same over retries, dead workers and a reset, and no other order
+        # has it. The order's ID is for people who read the services' books.
+        key = f"{workflow.info().workflow_id}/{workflow.info().first_execution_run_id}"
+        lapses_after = order.approval_timeout + LAPSE_MARGIN_SECONDS
+
+        authorization = await workflow.execute_activity_method(
+            OrderActivities.process_payment,
+            PaymentRequest(
+                f"{key}/payment", order.total_cents, order.currency, order.card, lapses_after
+            ),
             **_step("Authorize the payment"),
         )
 
@@ -65,8 +77,12 @@ class OrderWorkflow:
         # raise RuntimeError("workflow bug!")
 
         self._enter(OrderStatus.RESERVING_INVENTORY, "Holding the goods in the warehouse.")
-        reservation = await workflow.execute_activity(
-            reserve_inventory, order.inventory_recovers_after, **_step("Hold the goods")
+        reservation = await workflow.execute_activity_method(
+            OrderActivities.reserve_inventory,
+            ReservationRequest(
+                f"{key}/reservation", order.quantities, lapses_after, order.simulation
+            ),
+            **_step("Hold the goods"),
         )
 
         time_to_decide = f"{order.approval_timeout:.10g} s"
@@ -90,12 +106,16 @@ class OrderWorkflow:
             self._enter(OrderStatus.REJECTED, "Rejected; nothing was charged or shipped.")
         else:
             self._enter(OrderStatus.DELIVERING, "Capturing the payment and shipping the goods.")
-            tracking_number = await self._deliver(Delivery(authorization, reservation))
+            tracking_number = await self._deliver(
+                DeliveryRequest(f"{key}/delivery", authorization, reservation)
+            )
             self._enter(OrderStatus.FULFILLED, f"Shipped as {tracking_number}.")
         return OrderResult(
             order_id=workflow.info().workflow_id,
             status=self._status,
             message=self.approval_message() or f"no decision within {time_to_decide}",
+            total_cents=order.total_cents,
+            currency=order.currency,
             payment_authorization=authorization,
             inventory_reservation=reservation,
             tracking_number=tracking_number,
@@ -119,10 +139,12 @@ class OrderWorkflow:
         """The decision in words; None while there is none."""
         return self._decision.message if self._decision else None
 
-    async def _deliver(self, delivery: Delivery) -> str:
+    async def _deliver(self, request: DeliveryRequest) -> str:
         """Deliver, whoever cancels the order meanwhile: the goods may be on their way."""
         began = workflow.info().get_current_history_length()
-        step = workflow.start_activity(deliver_order, delivery, **_step("Capture and ship"))
+        step = workflow.start_activity_method(
+            OrderActivities.deliver_order, request, **_step("Capture and ship")
+        )
         try:
             return await asyncio.shield(step)
         except asyncio.CancelledError:

@@ -30,9 +30,10 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.testing import WorkflowEnvironment
 
-from order_fulfillment.shared import TASK_QUEUE, ApprovalDecision, Order
+from order_fulfillment.shared import TASK_QUEUE, ApprovalDecision
 from order_fulfillment.support.command_line import ArgumentParser, hint, run
 from tests.conftest import DEV_SERVER_TUNING, SCRIPTS, Shop, address_of, clean_environment
+from tests.history import ORDER
 
 IN_FLIGHT = (1, 50, 300)
 HEADINGS = {
@@ -120,19 +121,17 @@ def sides(address: str, stack: ExitStack) -> Iterator[Side]:
 
     def workers(queue: str, count: int, script: str | Path) -> list[psutil.Process]:
         environment = {"TEMPORAL_ADDRESS": address, "TEMPORAL_TASK_QUEUE": queue}
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        shop = Shop(folder, clean_environment() | environment)
         processes = []
-        for _ in range(count):
-            folder = Path(stack.enter_context(TemporaryDirectory()))
-            shop = Shop(folder, clean_environment() | environment)
-            worker = stack.enter_context(shop.worker(script=script))
-            processes.append(psutil.Process(worker.process.pid))
+        for number in range(count):
+            worker = shop.worker("--pid-file", f"{number}.pid", script=script)
+            processes.append(psutil.Process(stack.enter_context(worker).process.pid))
         return processes
 
-    # As starter.py starts it.
-    expiry = f"12/{datetime.now(UTC).year % 100 + 1:02}"
     order = {
         "workflow": "OrderWorkflow",
-        "arg": Order("Ada Lovelace", "tok_sample", expiry),
+        "arg": ORDER,
         "id_reuse_policy": WorkflowIDReusePolicy.REJECT_DUPLICATE,
         "static_summary": "Order of Ada Lovelace",
     }

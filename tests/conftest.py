@@ -88,6 +88,11 @@ class Shop:
     environment: dict[str, str]
     scripts: Path = SCRIPTS
 
+    @property
+    def books(self) -> Path:
+        """Where the services of this shop's workers keep their books."""
+        return self.folder / "shop.db"
+
     def with_change(self, file: str, old: str, new: str) -> "Shop":
         """The same shop, run by a copy of the code with a change in it."""
         root = self.folder / f"code-{uuid4().hex[:6]}"
@@ -116,7 +121,7 @@ class Shop:
     def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
         """Start a script and go on."""
         return subprocess.Popen(
-            [sys.executable, self.scripts / script, *arguments],
+            self._command(script, arguments),
             cwd=self.folder,
             env=self.environment,
             stdin=subprocess.DEVNULL,
@@ -124,6 +129,11 @@ class Shop:
             stderr=subprocess.PIPE,
             text=True,
         )
+
+    def _command(self, script: str | Path, arguments: tuple[str, ...]) -> list[str | Path]:
+        if script == "worker.py" and "--shop-db" not in arguments:
+            arguments = (*arguments, "--shop-db", str(self.books))
+        return [sys.executable, self.scripts / script, *arguments]
 
     def start_order(self, *arguments: str) -> str:
         """Start an order and return its ID."""
@@ -146,7 +156,7 @@ class Shop:
         log = self.folder / f"worker-{uuid4().hex[:6]}.log"
         with log.open("w") as stderr:
             process = subprocess.Popen(
-                [sys.executable, self.scripts / script, *arguments],
+                self._command(script, arguments),
                 cwd=self.folder,
                 env=self.environment,
                 stdin=subprocess.DEVNULL,

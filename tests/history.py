@@ -2,6 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -10,17 +15,47 @@ from temporalio.api.enums.v1 import EventType, TimeoutType
 from temporalio.client import Client, WorkflowHandle
 from temporalio.worker import Worker
 
-from order_fulfillment.activities import process_payment, reserve_inventory
-from order_fulfillment.shared import Delivery, Order, OrderResult, OrderStatus
+from order_fulfillment import worker
+from order_fulfillment.activities import OrderActivities
+from order_fulfillment.services import ShopServices
+from order_fulfillment.shared import (
+    Card,
+    DeliveryRequest,
+    Order,
+    OrderItem,
+    OrderResult,
+    OrderStatus,
+    Simulation,
+)
 from order_fulfillment.workflow import OrderWorkflow
 
 type OrderHandle = WorkflowHandle[OrderWorkflow, OrderResult]
 
 
+CARD = Card("tok", "12/99")
+EXPIRED_CARD = Card("tok", "12/23")
+ITEMS = [OrderItem("temporal-tshirt", 1, 23_00), OrderItem("temporal-mug", 2, 12_00)]
+ORDER = Order("Ada Lovelace", ITEMS, CARD)
+OUTAGE = Simulation(inventory_recovers_after=None)
+
+
+FOLDER = TemporaryDirectory()
+
+
+@cache
+def services() -> ShopServices:
+    """The services of all workers in this process."""
+    return ShopServices(Path(FOLDER.name, "shop.db"))
+
+
+def create_worker(client: Client, task_queue: str) -> Worker:
+    """The sample's worker."""
+    return worker.create_worker(client, task_queue, services())
+
+
 async def place(client: Client, task_queue: str, **changes: Any) -> OrderHandle:
-    order = {"customer_name": "Ada", "payment_token": "tok", "card_expiry": "12/99"} | changes
     return await client.start_workflow(
-        OrderWorkflow.run, Order(**order), id=f"order-{uuid4()}", task_queue=task_queue
+        OrderWorkflow.run, replace(ORDER, **changes), id=f"order-{uuid4()}", task_queue=task_queue
     )
 
 
@@ -88,14 +123,17 @@ class SlowDelivery:
         self.began, self.end = asyncio.Event(), asyncio.Event()
 
         @activity.defn(name="deliver_order")
-        async def deliver_slowly(delivery: Delivery) -> str:
+        async def deliver_slowly(request: DeliveryRequest) -> str:
             self.began.set()
             await self.end.wait()
             return "track-slow"
 
+        steps = OrderActivities(services())
         self.worker = Worker(
             client,
             task_queue=task_queue,
             workflows=[OrderWorkflow],
-            activities=[process_payment, reserve_inventory, deliver_slowly],
+            activities=[steps.process_payment, steps.reserve_inventory, deliver_slowly],
+            activity_executor=ThreadPoolExecutor(2),
+            max_concurrent_activities=2,
         )

@@ -15,11 +15,19 @@ from typing import Any
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
-from order_fulfillment.shared import ApprovalDecision, OrderStatus
-from order_fulfillment.worker import create_worker
+from order_fulfillment.shared import ApprovalDecision, OrderStatus, Simulation
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop, address_of, clean_environment
-from tests.history import OrderHandle, SlowDelivery, place, until_event, until_status
+from tests.history import (
+    EXPIRED_CARD,
+    OUTAGE,
+    OrderHandle,
+    SlowDelivery,
+    create_worker,
+    place,
+    until_event,
+    until_status,
+)
 
 HISTORIES = Path(__file__).parent / "histories"
 TASK_QUEUE = "recording"
@@ -37,21 +45,21 @@ async def happy_path(client: Client) -> OrderHandle:
 
 
 async def api_downtime(client: Client) -> OrderHandle:
-    order = await place(client, TASK_QUEUE, inventory_recovers_after=None)
+    order = await place(client, TASK_QUEUE, simulation=OUTAGE)
     async with create_worker(client, TASK_QUEUE):
         await until_status(order, OrderStatus.FAILED)
     return order
 
 
 async def api_recovery(client: Client) -> OrderHandle:
-    order = await place(client, TASK_QUEUE, inventory_recovers_after=1, approval_timeout=0.1)
+    order = await place(client, TASK_QUEUE, simulation=Simulation(1), approval_timeout=0.1)
     async with create_worker(client, TASK_QUEUE):
         await until_status(order, OrderStatus.EXPIRED)
     return order
 
 
 async def invalid_payment(client: Client) -> OrderHandle:
-    order = await place(client, TASK_QUEUE, card_expiry="12/23")
+    order = await place(client, TASK_QUEUE, card=EXPIRED_CARD)
     async with create_worker(client, TASK_QUEUE):
         await until_status(order, OrderStatus.FAILED)
     return order

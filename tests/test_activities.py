@@ -1,9 +1,15 @@
-"""What each activity answers, and when it refuses."""
+"""What each activity answers, what it leaves in the services' books, and when it refuses."""
 
-import logging
 import re
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -11,54 +17,242 @@ from hypothesis import strategies as st
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from order_fulfillment.activities import deliver_order, process_payment, reserve_inventory
-from order_fulfillment.shared import Delivery, Payment
+from order_fulfillment.activities import OrderActivities
+from order_fulfillment.services import ShopServices
+from order_fulfillment.shared import (
+    CATALOGUE,
+    Card,
+    DeliveryRequest,
+    PaymentRequest,
+    ReservationRequest,
+    Simulation,
+)
+from tests.history import CARD, ORDER, OUTAGE
 
 # A busy machine fails no test, and the tests leave nothing behind.
 UNHURRIED = settings(deadline=None, database=None)
 
+PAYMENT = PaymentRequest("run-1/payment", 47_00, "USD", CARD, lapses_after=60)
+RESERVATION = ReservationRequest("run-1/reservation", ORDER.quantities, 60, Simulation())
+POSTERS = {"temporal-poster": 10}
 
-def attempt_of(
-    workflow_id: str = "order-1",
-    activity_type: str = "process_payment",
-    attempt: int = 1,
-    scheduled_time: datetime = datetime(2026, 11, 23, tzinfo=UTC),
-) -> ActivityEnvironment:
+
+class Shop:
+    """The activities, their services' books, and a clock to turn."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now = datetime.now(UTC)
+        self.file = folder / "shop.db"
+        self.steps = OrderActivities(ShopServices(self.file, now=lambda: self.now))
+
+    def query(self, statement: str) -> list[tuple[Any, ...]]:
+        with sqlite3.connect(self.file) as books:
+            return books.execute(statement).fetchall()
+
+    def rows(self) -> list[int]:
+        """How many authorizations, holds, captures and shipments there are."""
+        return [
+            self.query(f"SELECT count(*) FROM {what}")[0][0]
+            for what in (
+                "authorizations",
+                "holds",
+                "authorizations WHERE captured_at IS NOT NULL",
+                "shipments",
+            )
+        ]
+
+    def on_hand(self, sku: str) -> int:
+        [(on_hand,)] = self.query(f"SELECT on_hand FROM stock WHERE sku = '{sku}'")
+        assert isinstance(on_hand, int)
+        return on_hand
+
+    def pay(self, request: PaymentRequest = PAYMENT) -> str:
+        return attempt().run(self.steps.process_payment, request)
+
+    def reserve(self, request: ReservationRequest = RESERVATION, number: int = 1) -> str:
+        return attempt(number).run(self.steps.reserve_inventory, request)
+
+    def deliver(self, authorization: str, reservation: str, key: str = "run-1/delivery") -> str:
+        request = DeliveryRequest(key, authorization, reservation)
+        return attempt().run(self.steps.deliver_order, request)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def any_shop() -> Iterator[Shop]:
+    """A shop for properties, which try many examples in one test."""
+    with TemporaryDirectory() as folder:
+        yield Shop(Path(folder))
+
+
+def attempt(number: int = 1) -> ActivityEnvironment:
     environment = ActivityEnvironment()
-    environment.info = replace(
-        ActivityEnvironment.default_info(),
-        workflow_id=workflow_id,
-        activity_type=activity_type,
-        attempt=attempt,
-        scheduled_time=scheduled_time,
-        current_attempt_scheduled_time=datetime.now(UTC),
-    )
+    environment.info = replace(ActivityEnvironment.default_info(), attempt=number)
     return environment
 
 
-MOMENTS = st.datetimes(
-    datetime(1999, 1, 1),
-    datetime(2101, 1, 1),
-    timezones=st.just(UTC),
-)
+def assert_refused(refusal: pytest.ExceptionInfo[ApplicationError], kind: str) -> None:
+    assert (refusal.value.type, refusal.value.non_retryable) == (kind, True)
+
+
+def test_an_order_is_paid_held_and_shipped_once_however_often_it_is_asked_for(shop: Shop) -> None:
+    first, again = [
+        (authorization, reservation, shop.deliver(authorization, reservation))
+        for _ in range(2)
+        for authorization in [shop.pay()]
+        for reservation in [shop.reserve()]
+    ]
+
+    assert first == again
+    assert [reference.split("-")[0] for reference in first] == ["auth", "hold", "track"]
+    assert shop.rows() == [1, 1, 1, 1]
+    assert shop.on_hand("temporal-mug") == CATALOGUE["temporal-mug"].on_hand - 2
+    assert shop.on_hand("temporal-tshirt") == CATALOGUE["temporal-tshirt"].on_hand - 1
+    assert shop.query("SELECT amount_cents, currency, card_token FROM authorizations") == [
+        (47_00, "USD", "tok")
+    ]
+    assert shop.query("SELECT sku, quantity FROM hold_items ORDER BY sku") == [
+        ("temporal-mug", 2),
+        ("temporal-tshirt", 1),
+    ]
+
+
+def test_another_order_gets_other_references(shop: Shop) -> None:
+    mine = shop.pay(), shop.reserve()
+    theirs = (
+        shop.pay(replace(PAYMENT, idempotency_key="run-2/payment")),
+        shop.reserve(replace(RESERVATION, idempotency_key="run-2/reservation")),
+    )
+
+    assert set(mine).isdisjoint(theirs)
+    assert shop.rows() == [2, 2, 0, 0]
+
+
+def test_a_commit_is_there_for_another_worker_at_once(shop: Shop) -> None:
+    authorization = shop.pay()
+    elsewhere = OrderActivities(ShopServices(shop.file))
+
+    assert attempt(2).run(elsewhere.process_payment, PAYMENT) == authorization
+
+
+def test_more_than_is_available_is_refused_with_the_figures(shop: Shop) -> None:
+    shop.reserve(replace(RESERVATION, quantities={"temporal-poster": 3}))
+
+    with pytest.raises(ApplicationError) as refused:
+        shop.reserve(
+            replace(RESERVATION, idempotency_key="run-2", quantities=ORDER.quantities | POSTERS)
+        )
+
+    assert_refused(refused, "OutOfStockError")
+    assert refused.value.message == "10 temporal-poster wanted, 7 available"
+    assert len(shop.query("SELECT * FROM hold_items")) == 1
+
+
+def test_of_forty_orders_for_the_last_ten_pieces_ten_get_one(shop: Shop) -> None:
+    one = {"temporal-poster": 1}
+
+    def answer(number: int) -> str | None:
+        try:
+            return shop.reserve(ReservationRequest(f"run-{number}", one, 60, Simulation()))
+        except ApplicationError as error:
+            return error.type
+
+    with ThreadPoolExecutor(40) as customers:
+        answers = Counter(str(answer)[:5] for answer in customers.map(answer, range(40)))
+    assert answers == {"hold-": 10, "OutOf": 30}
+
+    # Nobody ships them: once the holds have lapsed, they are there for others.
+    shop.now += timedelta(seconds=59)
+    assert answer(40) == "OutOfStockError"
+    shop.now += timedelta(seconds=2)
+    assert shop.reserve(replace(RESERVATION, idempotency_key="run-41", quantities=POSTERS))
+
+
+def test_what_was_shipped_is_not_available_again(shop: Shop) -> None:
+    shop.deliver(shop.pay(), shop.reserve(replace(RESERVATION, quantities=POSTERS)))
+    shop.now += timedelta(days=1)
+
+    with pytest.raises(ApplicationError, match="10 temporal-poster wanted, 0 available"):
+        shop.reserve(replace(RESERVATION, idempotency_key="run-2", quantities=POSTERS))
+
+
+@pytest.mark.parametrize("late", ["the authorization", "the hold"])
+def test_a_delivery_that_comes_too_late_changes_nothing(shop: Shop, late: str) -> None:
+    authorization = shop.pay(
+        replace(PAYMENT, lapses_after=5 if late == "the authorization" else 60)
+    )
+    reservation = shop.reserve(replace(RESERVATION, lapses_after=5 if late == "the hold" else 60))
+    shop.now += timedelta(seconds=6)
+
+    with pytest.raises(ApplicationError, match="has lapsed") as refused:
+        shop.deliver(authorization, reservation)
+
+    assert_refused(refused, "LapsedError")
+    assert shop.rows() == [1, 1, 0, 0]
+    assert shop.on_hand("temporal-mug") == CATALOGUE["temporal-mug"].on_hand
+    assert shop.query("SELECT shipped_at FROM holds") == [(None,)]
+
+
+def test_books_that_are_locked_are_worth_a_retry(shop: Shop) -> None:
+    other = sqlite3.connect(shop.file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    with pytest.raises(sqlite3.OperationalError, match="locked"):
+        shop.pay()
+    other.execute("ROLLBACK")
+
+    assert shop.pay().startswith("auth-")
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_an_outage_is_worth_retrying_until_the_fourth_attempt(shop: Shop, number: int) -> None:
+    with pytest.raises(ApplicationError) as down:
+        shop.reserve(replace(RESERVATION, simulation=OUTAGE), number)
+
+    assert down.value.type == "InventoryUnavailableError"
+    assert down.value.non_retryable == (number >= 4)
+
+
+@pytest.mark.parametrize("recovers_after", [1, 2, 3])
+def test_an_outage_heals_after_as_many_attempts_as_asked(shop: Shop, recovers_after: int) -> None:
+    request = replace(RESERVATION, simulation=Simulation(recovers_after))
+    with pytest.raises(ApplicationError):
+        shop.reserve(request, recovers_after)
+
+    assert shop.reserve(request, recovers_after + 1)
+
+
+def test_every_attempt_logs_its_reference(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+
+    assert f"{shop.pay()}, attempt 1" in caplog.text
+
+
+MOMENTS = st.datetimes(datetime(1999, 1, 1), datetime(2101, 1, 1), timezones=st.just(UTC))
 
 
 @UNHURRIED
 @given(month=st.integers(1, 12), year=st.integers(0, 99), data=st.data())
-async def test_a_card_is_valid_up_to_the_end_of_its_month(
-    month: int, year: int, data: st.DataObject
+def test_a_card_is_valid_up_to_the_end_of_its_month(
+    any_shop: Shop, month: int, year: int, data: st.DataObject
 ) -> None:
     following_month = datetime(2000 + year, month, 28, tzinfo=UTC) + timedelta(days=4)
-    end = following_month.replace(day=1)
+    end = following_month.replace(day=1, hour=0)
     near_the_end = st.integers(-2, 2).map(lambda n: end + n * timedelta(microseconds=1))
-    scheduled = data.draw(MOMENTS | near_the_end)
+    any_shop.now = data.draw(MOMENTS | near_the_end)
+    card = Card("tok", f"{month:02}/{year:02}")
+    request = replace(PAYMENT, idempotency_key=str((card, any_shop.now)), card=card)
 
-    if scheduled < end:
-        await pay(f"{month:02}/{year:02}", scheduled)
+    if any_shop.now < end:
+        assert any_shop.pay(request)
     else:
-        with pytest.raises(ApplicationError, match="expired at the end of") as error:
-            await pay(f"{month:02}/{year:02}", scheduled)
-        assert (error.value.type, error.value.non_retryable) == ("PaymentValidationError", True)
+        with pytest.raises(ApplicationError, match="expired at the end of") as refused:
+            any_shop.pay(request)
+        assert_refused(refused, "PaymentValidationError")
 
 
 # The second: right to begin with, then anything; and digits of every script.
@@ -66,70 +260,10 @@ ALMOST_EXPIRIES = st.text() | st.from_regex(r"\A(0[1-9]|1[012])/\d{2}")
 
 
 @UNHURRIED
-@given(expiry=ALMOST_EXPIRIES, scheduled=MOMENTS)
-async def test_what_is_no_card_expiry_is_never_retried(expiry: str, scheduled: datetime) -> None:
+@given(expiry=ALMOST_EXPIRIES)
+def test_what_is_no_card_expiry_is_never_retried(any_shop: Shop, expiry: str) -> None:
     if re.fullmatch(r"(0[1-9]|1[012])/[0-9][0-9]", expiry):
         return
-    with pytest.raises(ApplicationError, match="is not an expiry date") as error:
-        await pay(expiry, scheduled)
-    assert (error.value.type, error.value.non_retryable) == ("PaymentValidationError", True)
-
-
-async def pay(card_expiry: str, scheduled: datetime) -> str:
-    attempt = attempt_of(attempt=7, scheduled_time=scheduled)
-    return await attempt.run(process_payment, Payment("tok_sample", card_expiry))
-
-
-async def test_a_retry_gets_the_same_reference_and_another_order_another() -> None:
-    payment = Payment("tok", "12/99")
-
-    first = await attempt_of(attempt=1).run(process_payment, payment)
-    second = await attempt_of(attempt=2).run(process_payment, payment)
-    other = await attempt_of(workflow_id="order-2").run(process_payment, payment)
-
-    assert first == second
-    assert first != other
-
-
-async def test_every_step_of_an_order_has_a_reference_of_its_own() -> None:
-    steps = [
-        await attempt_of().run(process_payment, Payment("tok", "12/99")),
-        await attempt_of(activity_type="reserve_inventory").run(reserve_inventory, 0),
-        await attempt_of(activity_type="deliver_order").run(deliver_order, Delivery("a", "h")),
-    ]
-
-    assert len({step.split("-")[1] for step in steps}) == 3
-
-
-@pytest.mark.parametrize("attempt", [1, 2, 3])
-async def test_an_outage_is_worth_retrying(attempt: int) -> None:
-    with pytest.raises(ApplicationError) as down:
-        await attempt_of(attempt=attempt).run(reserve_inventory, None)
-
-    assert down.value.type == "InventoryUnavailableError"
-    assert not down.value.non_retryable
-
-
-@pytest.mark.parametrize("attempt", [4, 5])
-async def test_an_outage_that_lasts_is_given_up_on_the_fourth_attempt(attempt: int) -> None:
-    with pytest.raises(ApplicationError) as down:
-        await attempt_of(attempt=attempt).run(reserve_inventory, None)
-
-    assert down.value.type == "InventoryUnavailableError"
-    assert down.value.non_retryable
-
-
-@pytest.mark.parametrize("recovers_after", [1, 2, 3])
-async def test_an_outage_heals_after_as_many_attempts_as_asked(recovers_after: int) -> None:
-    with pytest.raises(ApplicationError):
-        await attempt_of(attempt=recovers_after).run(reserve_inventory, recovers_after)
-
-    assert await attempt_of(attempt=recovers_after + 1).run(reserve_inventory, recovers_after)
-
-
-async def test_every_attempt_logs_its_reference(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO)
-
-    authorization = await attempt_of().run(process_payment, Payment("tok", "12/99"))
-
-    assert authorization in caplog.text
+    with pytest.raises(ApplicationError, match="is not an expiry date") as refused:
+        any_shop.pay(replace(PAYMENT, card=Card("tok", expiry)))
+    assert_refused(refused, "PaymentValidationError")

@@ -232,10 +232,8 @@ def test_an_unexpected_outcome_ends_with_exit_code_1_and_keeps_the_log(tmp_path:
     # A package in which the wrong error fails the payment.
     package = tmp_path / "order_fulfillment"
     shutil.copytree(SCRIPTS, package)
-    activities = package / "activities.py"
-    activities.write_text(
-        activities.read_text().replace('type="PaymentValidationError"', 'type="Strike"')
-    )
+    services = package / "services.py"
+    services.write_text(services.read_text().replace("PaymentValidationError", "Strike"))
 
     with demo_running(
         tmp_path, "--scenario", "invalid-payment", "--keep", PYTHONPATH=str(tmp_path)
@@ -262,8 +260,8 @@ def test_the_demo_plays_seven_scenarios_to_their_expected_ends(whole_demo: Runni
             "invalid-payment": "PaymentValidationError",
             "human-in-the-loop": "REJECTED",
             "auto-expiry": "EXPIRED",
-            "workflow-bug": "FULFILLED, 3 steps run",
-            "worker-crash": "FULFILLED, 3 steps run",
+            "workflow-bug": "FULFILLED, 3 rows booked",
+            "worker-crash": "FULFILLED, 3 rows booked",
         }.items()
     ]
     assert "\x1b" not in whole_demo.output

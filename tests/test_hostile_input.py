@@ -56,7 +56,7 @@ async def test_hostile_text_arrives_unchanged_and_is_shown_escaped(
         assert_harmless(run.stdout + run.stderr)
     assert (started.returncode, approved.returncode, result.returncode) == (0, 0, 0)
     assert_harmless(worker.log)
-    assert f"{order_id}: Authorizing payment" in worker.log
+    assert f"{order_id}: Authorized payment" in worker.log
     assert started.stdout == f"{order_id}\n"
     assert approved.stdout == f"approved: {printable(HOSTILE)}\n"
     assert json.loads(result.stdout)["message"] == f"approved: {HOSTILE}"

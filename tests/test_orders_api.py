@@ -1,6 +1,7 @@
 """What a program that is none of the scripts can do with orders, and what it is told."""
 
 import asyncio
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -9,10 +10,8 @@ from temporalio.client import Client
 from temporalio.worker import Worker
 
 from order_fulfillment import orders
-from order_fulfillment.shared import ApprovalDecision, Order, OrderStatus
-from order_fulfillment.worker import create_worker
-
-ORDER = Order("Ada Lovelace", "tok_sample", "12/99", approval_timeout=60)
+from order_fulfillment.shared import ApprovalDecision, OrderStatus
+from tests.history import EXPIRED_CARD, ORDER, create_worker
 
 
 async def test_an_order_is_started_decided_about_and_waited_for(dev_server: Client) -> None:
@@ -51,8 +50,8 @@ async def test_every_error_has_a_type_of_its_own(dev_server: Client) -> None:
         await orders.result(order)
         with pytest.raises(orders.DecisionIgnoredError, match="REJECTED"):
             await orders.decide(order, approved)
-        expired_card = Order("Ada Lovelace", "tok_sample", "12/23")
-        failing = await orders.start(dev_server, f"{order_id}-2", expired_card, task_queue)
+        unpaid = replace(ORDER, card=EXPIRED_CARD)
+        failing = await orders.start(dev_server, f"{order_id}-2", unpaid, task_queue)
         with pytest.raises(orders.OrderFailedError, match="PaymentValidationError"):
             await orders.result(failing)
     # The server knows how an order ended, also when no worker runs.
@@ -84,3 +83,10 @@ async def test_an_order_of_another_program_is_told_apart(dev_server: Client) -> 
                 await orders.status(found)
         with pytest.raises(orders.OrderError, match="is an order of another program"):
             await orders.result(found)
+
+
+def test_an_article_that_is_named_twice_is_wanted_twice() -> None:
+    twice = replace(ORDER, items=[*ORDER.items, *ORDER.items])
+
+    assert twice.quantities == {"temporal-tshirt": 2, "temporal-mug": 4}
+    assert twice.total_cents == 2 * ORDER.total_cents

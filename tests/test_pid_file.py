@@ -57,7 +57,8 @@ def test_a_device_is_refused_and_left_alone(tmp_path: Path) -> None:
 def test_a_worker_without_room_for_its_pid_file_stops_with_one_line(shop: Shop) -> None:
     # A limit on the size of files stands for a full disk.
     limited = dedent("""
-        import resource
+        import resource, sys
+        sys.argv = ["worker.py", "--shop-db", "shop.db"]
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
         from order_fulfillment.worker import main
         main()

@@ -1,5 +1,6 @@
 """What the sandbox keeps apart, and what it shares between orders."""
 
+from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pytest
@@ -8,10 +9,11 @@ from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 from temporalio.workflow import SandboxImportNotificationPolicy
 
-from order_fulfillment.activities import deliver_order, process_payment, reserve_inventory
-from order_fulfillment.shared import ApprovalDecision, Order, OrderStatus
+from order_fulfillment.activities import OrderActivities
+from order_fulfillment.shared import ApprovalDecision, OrderStatus
 from order_fulfillment.support.signal_interceptor import SignalGuard
 from order_fulfillment.workflow import OrderWorkflow
+from tests.history import ORDER, services
 
 
 async def test_an_order_loads_nothing_into_the_sandbox_by_accident(
@@ -21,17 +23,20 @@ async def test_an_order_loads_nothing_into_the_sandbox_by_accident(
         SandboxImportNotificationPolicy.WARN_ON_UNINTENTIONAL_PASSTHROUGH
         | SandboxImportNotificationPolicy.WARN_ON_DYNAMIC_IMPORT
     )
+    steps = OrderActivities(services())
     async with Worker(
         dev_server,
         task_queue="strict-sandbox",
         workflows=[OrderWorkflow],
-        activities=[process_payment, reserve_inventory, deliver_order],
+        activities=[steps.process_payment, steps.reserve_inventory, steps.deliver_order],
+        activity_executor=ThreadPoolExecutor(3),
+        max_concurrent_activities=3,
         interceptors=[SignalGuard()],
         workflow_runner=SandboxedWorkflowRunner(strict),
     ):
         result = await dev_server.execute_workflow(
             OrderWorkflow.run,
-            Order("Ada Lovelace", "tok_sample", "12/99", approval_timeout=1),
+            ORDER,
             id=f"order-{uuid4().hex[:8]}",
             task_queue="strict-sandbox",
             start_signal="approve_order",

@@ -9,12 +9,12 @@ from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pytest
-from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client
 
-from order_fulfillment.shared import ApprovalDecision, Order
+from order_fulfillment.shared import CATALOGUE
 from order_fulfillment.workflow import OrderWorkflow
-from tests.conftest import Shop, wait_until
+from tests.conftest import Shop
+from tests.history import ORDER
 
 
 def one_line(stderr: str) -> str:
@@ -56,15 +56,28 @@ def test_an_order_is_followed_approved_and_fulfilled(open_shop: Shop) -> None:
     assert message.stdout == "approved: Cleared by fraud team\n"
 
 
-def test_an_order_nobody_approves_expires_while_the_starter_waits(open_shop: Shop) -> None:
-    waited = open_shop.run("starter.py", "Slow", "--approval-timeout", "0.5", "--wait-result")
+def test_an_order_has_the_items_and_the_total_that_were_asked_for(open_shop: Shop) -> None:
+    catalogue = open_shop.run("starter.py", "--help").stdout
+    by_default, asked_for = [
+        json.loads(
+            open_shop.run(
+                "starter.py", "--approval-timeout", "0.1", "--wait-result", *items
+            ).stdout.splitlines()[1]
+        )
+        for items in ([], ["--item", "temporal-mug=3", "--item", "temporal-socks"])
+    ]
 
-    order_id, result = waited.stdout.splitlines()
-    changes = waited.stderr.splitlines()
-    assert waited.returncode == 0
-    assert json.loads(result).items() >= {"order_id": order_id, "status": "EXPIRED"}.items()
-    assert changes[-2:] == ["status: AWAITING_APPROVAL", "status: EXPIRED"]
-    assert len(set(changes)) == len(changes)
+    assert all(sku in catalogue for sku in CATALOGUE)
+    assert (by_default["total_cents"], by_default["currency"]) == (23_00 + 2 * 12_00, "USD")
+    assert asked_for["total_cents"] == 3 * 12_00 + 8_00
+
+
+def test_too_many_are_refused_with_the_figures(open_shop: Shop) -> None:
+    refused = open_shop.run("starter.py", "--item", "temporal-poster=11", "--wait-result")
+
+    assert refused.returncode == 1
+    error = "failed at reserve_inventory: OutOfStockError: 11 temporal-poster wanted, 10 available"
+    assert error in refused.stderr.splitlines()[-1]
 
 
 def test_a_lasting_outage_fails_the_order_within_the_promised_time(open_shop: Shop) -> None:
@@ -80,22 +93,6 @@ def test_a_lasting_outage_fails_the_order_within_the_promised_time(open_shop: Sh
             "InventoryUnavailableError: the inventory service is down"
         ) in news
     assert time.monotonic() - began < 8
-
-
-def test_an_outage_that_heals_is_only_seen_in_the_log(shop: Shop) -> None:
-    with shop.worker() as worker:
-        waited = shop.run(
-            "starter.py", "--inventory-recovers-after=1", "--approval-timeout=0.1", "--wait-result"
-        )
-
-        assert (waited.returncode, json.loads(waited.stdout.splitlines()[1])["status"]) == (
-            0,
-            "EXPIRED",
-        )
-        order_id = waited.stdout.splitlines()[0]
-        assert worker.log.count(f"{order_id}: reserve_inventory failed: Inventory") == 1
-        assert worker.log.count(f"{order_id}: Reserving inventory") == 2
-        assert "Traceback" not in worker.log
 
 
 def test_the_default_card_is_valid_for_months(open_shop: Shop) -> None:
@@ -138,6 +135,14 @@ def test_an_id_that_was_used_before_is_refused(open_shop: Shop, open_order: bool
         ["starter.py", "--workflow-id", "order\n1"],
         ["starter.py", "x" * 64_001],
         ["starter.py", "Ada", "Lovelace"],
+        ["starter.py", "--item", "temporal-mugs"],
+        ["starter.py", "--item", ""],
+        ["starter.py", "--item", "temporal-mug="],
+        ["starter.py", "--item", "temporal-mug=0"],
+        ["starter.py", "--item", "temporal-mug=1001"],
+        ["starter.py", "--item", "temporal-mug=-1"],
+        ["starter.py", "--item", "temporal-mug=1.5"],
+        ["starter.py", "--item", "temporal-mug", "--item", "temporal-mug=2"],
         ["signals.py"],
         ["signals.py", "apporve", "order-1"],
         ["signals.py", "approve"],
@@ -156,6 +161,8 @@ def test_bad_arguments_are_refused_before_any_connection(shop: Shop, arguments: 
 
     assert (refused.returncode, refused.stdout) == (2, "")
     assert arguments[0] in one_line(refused.stderr)
+    if "--item" in arguments:
+        assert all(sku in refused.stderr for sku in CATALOGUE)
 
 
 @pytest.mark.parametrize("verb", ["approve", "reject", "status", "approval-message", "result"])
@@ -197,7 +204,7 @@ async def test_a_terminated_order_has_the_servers_word(open_shop: Shop, dev_serv
 async def test_a_timed_out_order_has_the_servers_word(open_shop: Shop, dev_server: Client) -> None:
     order = await dev_server.start_workflow(
         OrderWorkflow.run,
-        Order("Ada", "tok", "12/99"),
+        ORDER,
         id=f"order-{uuid4()}",
         task_queue=open_shop.environment["TEMPORAL_TASK_QUEUE"],
         execution_timeout=timedelta(seconds=1),
@@ -229,7 +236,9 @@ def test_another_decision_than_the_one_that_stands_is_an_error(shop: Shop) -> No
     order_id = shop.start_order()
     # An activity that no worker has keeps the order open after its decision.
     with shop.with_change(
-        "workflow.py", "            process_payment,\n", '            "payment_of_tomorrow",\n'
+        "workflow.py",
+        "            OrderActivities.process_payment,\n",
+        '            "payment_of_tomorrow",\n',
     ).worker():
         first = shop.run("signals.py", "approve", order_id, "--note", "Good")
         same = shop.run("signals.py", "approve", order_id, "--note", "Good")
@@ -240,75 +249,6 @@ def test_another_decision_than_the_one_that_stands_is_an_error(shop: Shop) -> No
     assert (same.returncode, same.stdout) == (0, "approved: Good\n")
     assert (other_note.returncode, other_verdict.returncode) == (1, 1)
     assert f"order '{order_id}' is approved: Good" in one_line(other_verdict.stderr)
-
-
-def test_without_a_worker_nothing_is_lost_and_everyone_is_told(shop: Shop) -> None:
-    order_id = shop.start_order()
-    began = time.monotonic()
-    asking = shop.start("signals.py", "status", order_id)
-    approving = shop.start("signals.py", "approve", order_id, "--note", "Nobody home")
-    waiting = shop.start("signals.py", "result", order_id)
-
-    asked = asking.communicate(timeout=30)
-    assert time.monotonic() - began < 10
-    approved = approving.communicate(timeout=30)
-    assert waiting.poll() is None
-    with shop.worker():
-        stdout, stderr = waiting.communicate(timeout=30)
-
-    assert (asking.returncode, asked[0]) == (1, "")
-    assert "no worker answers; start one with: uv run " in one_line(asked[1])
-    assert (approving.returncode, approved[0]) == (0, "")
-    assert "the decision is safe on the server" in one_line(approved[1])
-    assert waiting.returncode == 0
-    assert json.loads(stdout)["message"] == "approved: Nobody home"
-    assert stderr.count("no worker answers") == 1
-
-
-async def test_a_workflow_bug_is_told_and_recovered_from(shop: Shop, dev_server: Client) -> None:
-    with shop.with_workflow_bug().worker() as buggy_worker:
-        waiting = shop.start("starter.py", "Bug", "--approval-timeout", "60", "--wait-result")
-        assert waiting.stdout is not None
-        order_id = waiting.stdout.readline().strip()
-        wait_until(lambda: "workflow bug!" in buggy_worker.log, "the workflow task to fail")
-        asked = shop.run("signals.py", "status", order_id)
-    with shop.worker():
-        approved = shop.run("signals.py", "approve", order_id)
-        stdout, stderr = waiting.communicate(timeout=30)
-
-    assert (asked.returncode, asked.stdout) == (1, "")
-    assert "the workflow task of order" in one_line(asked.stderr)
-    assert "RuntimeError: workflow bug!" in one_line(asked.stderr)
-    assert "Traceback" in buggy_worker.log
-    assert max(map(len, buggy_worker.log.splitlines())) < 500
-    assert approved.returncode == 0
-    assert (waiting.returncode, json.loads(stdout)["status"]) == (0, "FULFILLED")
-    assert stderr.count("fails: RuntimeError: workflow bug!") == 1
-    history = await dev_server.get_workflow_handle(order_id).fetch_history()
-    events = [event.event_type for event in history.events]
-    assert events.count(EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED) >= 1
-    assert events.count(EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED) == 3
-
-
-def test_a_workflow_bug_is_told_of_an_order_that_was_at_rest(shop: Shop) -> None:
-    with shop.worker():
-        order_id = shop.start_order("--approval-timeout", "60")
-        shop.wait_for_status(order_id, "AWAITING_APPROVAL")
-    with shop.with_workflow_bug().worker():
-        asked = shop.run("signals.py", "status", order_id)
-
-    assert (asked.returncode, asked.stdout) == (1, "")
-    assert f"workflow task of order '{order_id}' fails: workflow bug!" in one_line(asked.stderr)
-
-
-def test_who_waits_is_told_when_the_worker_dies_between_two_attempts(shop: Shop) -> None:
-    with shop.worker() as worker:
-        waiting = shop.start("starter.py", "--inventory-recovers-after", "3", "--wait-result")
-        wait_until(lambda: "reserve_inventory failed" in worker.log, "the first attempt to fail")
-        worker.process.kill()
-    assert waiting.stderr is not None
-    assert any("still waiting: no worker answers" in line for line in waiting.stderr)
-    waiting.kill()
 
 
 @pytest.mark.parametrize("arguments", [["starter.py", "--wait-result"], ["signals.py", "result"]])
@@ -331,65 +271,6 @@ def test_interrupted_waiting_leaves_the_order_alone(open_shop: Shop, arguments: 
     assert "goes on" in stderr.splitlines()[-1]
     assert order_id in stderr.splitlines()[-1]
     assert open_shop.run("signals.py", "approve", order_id).returncode == 0
-
-
-@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-def test_a_stopped_worker_says_goodbye_in_order(shop: Shop, stop: signal.Signals) -> None:
-    pid_file = shop.folder / "worker.pid"
-    with shop.worker() as worker:
-        assert pid_file.read_text() == f"{worker.process.pid}\n"
-
-        worker.process.send_signal(stop)
-        assert worker.process.wait(timeout=10) == 0
-
-    assert not pid_file.exists()
-    assert "Traceback" not in worker.log
-
-
-def test_nohup_keeps_a_worker_whose_terminal_closes(shop: Shop) -> None:
-    ignoring = "import runpy, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
-    nohup = shop.folder / "nohup.py"
-    nohup.write_text(
-        f"{ignoring}runpy.run_path({str(shop.scripts / 'worker.py')!r}, {{}}, '__main__')"
-    )
-    with shop.worker(script=nohup) as worker:
-        worker.process.send_signal(signal.SIGHUP)
-
-        order_id = shop.start_order("--approval-timeout", "0.1")
-        shop.wait_for_status(order_id, "EXPIRED")
-        assert worker.process.poll() is None
-
-
-def test_a_second_worker_in_the_same_folder_is_refused(shop: Shop) -> None:
-    with shop.worker() as worker:
-        second = shop.run("worker.py")
-
-        assert (second.returncode, second.stdout) == (1, "")
-        assert f"'worker.pid' is held by worker {worker.process.pid}" in one_line(second.stderr)
-        with shop.worker("--pid-file", "another.pid"):
-            assert (shop.folder / "another.pid").exists()
-
-
-async def test_after_a_crash_the_next_worker_serves_the_order_soon(
-    shop: Shop, dev_server: Client
-) -> None:
-    with shop.worker() as worker:
-        order_id = shop.start_order("--approval-timeout", "600")
-        shop.wait_for_status(order_id, "AWAITING_APPROVAL")
-        worker.process.kill()
-        worker.process.wait()
-    with shop.worker():
-        order = dev_server.get_workflow_handle_for(OrderWorkflow.run, order_id)
-        began = time.monotonic()
-        status = await order.query(OrderWorkflow.status)
-        answered = time.monotonic()
-        await order.signal(OrderWorkflow.approve_order, ApprovalDecision(approved=True))
-        result = await order.result()
-
-        # With the SDK's default it would take ten seconds.
-        assert answered - began < 3
-        assert time.monotonic() - answered < 3
-        assert (status, result.status) == ("AWAITING_APPROVAL", "FULFILLED")
 
 
 async def test_another_kind_of_workflow_is_not_taken_for_an_order(

@@ -12,14 +12,15 @@ from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 
-from order_fulfillment.shared import ApprovalDecision, OrderStatus
-from order_fulfillment.worker import create_worker
+from order_fulfillment.shared import ApprovalDecision, Card, OrderStatus, Simulation
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop
 from tests.history import (
+    OUTAGE,
     OrderHandle,
     SlowDelivery,
     attempts,
+    create_worker,
     details,
     events,
     place,
@@ -234,7 +235,7 @@ async def test_an_outage_that_lasts_fails_the_order_after_four_attempts(
     time_skipping_server: Client, task_queue: str
 ) -> None:
     async with create_worker(time_skipping_server, task_queue):
-        order = await place(time_skipping_server, task_queue, inventory_recovers_after=None)
+        order = await place(time_skipping_server, task_queue, simulation=OUTAGE)
         failure = await failure_of(order)
 
         assert isinstance(failure, ApplicationError)
@@ -249,9 +250,7 @@ async def test_an_outage_that_heals_is_survived(
     time_skipping_server: Client, task_queue: str, recovers_after: int
 ) -> None:
     async with create_worker(time_skipping_server, task_queue):
-        order = await place(
-            time_skipping_server, task_queue, inventory_recovers_after=recovers_after
-        )
+        order = await place(time_skipping_server, task_queue, simulation=Simulation(recovers_after))
         await order.signal(OrderWorkflow.approve_order, APPROVED)
 
         assert (await order.result()).status == OrderStatus.FULFILLED
@@ -263,7 +262,7 @@ async def test_an_invalid_payment_fails_the_order_at_once(
     time_skipping_server: Client, task_queue: str, card_expiry: str
 ) -> None:
     async with create_worker(time_skipping_server, task_queue):
-        order = await place(time_skipping_server, task_queue, card_expiry=card_expiry)
+        order = await place(time_skipping_server, task_queue, card=Card("tok", card_expiry))
         failure = await failure_of(order)
 
         assert isinstance(failure, ApplicationError)
@@ -292,7 +291,7 @@ async def test_canceled_during_an_outage_an_order_closes_undelivered(
     dev_server: Client, task_queue: str, approved_early: bool
 ) -> None:
     async with create_worker(dev_server, task_queue):
-        order = await place(dev_server, task_queue, inventory_recovers_after=None)
+        order = await place(dev_server, task_queue, simulation=OUTAGE)
         if approved_early:
             await order.signal(OrderWorkflow.approve_order, APPROVED)
         await until_status(order, OrderStatus.RESERVING_INVENTORY)

@@ -18,10 +18,11 @@ import trustme
 from temporalio.client import Client
 
 from order_fulfillment import orders
-from order_fulfillment.shared import ApprovalDecision, Order
+from order_fulfillment.shared import ApprovalDecision
 from order_fulfillment.support.command_line import CommandError, printable
 from order_fulfillment.support.connection import NoAnswerError, connect
 from tests.conftest import Shop, address_of, clean_environment
+from tests.history import ORDER
 from tests.network import Listener, listening, proxy, silence
 
 # From the first contact with the server; importing the SDK comes before, which takes most of
@@ -202,12 +203,12 @@ async def test_a_server_that_falls_silent_is_named_in_time(
     with proxy(shop.environment["TEMPORAL_ADDRESS"]) as server:
         monkeypatch.setenv("TEMPORAL_ADDRESS", server.address)
         client = await connect()
-        order = await orders.start(client, shop.folder.name, Order("Ada", "tok", "12/99"))
+        order = await orders.start(client, shop.folder.name, ORDER)
         server.silent.set()
 
         began = time.monotonic()
         started, *others = await asyncio.gather(
-            orders.start(client, "order-1", Order("Ada", "tok", "12/99")),
+            orders.start(client, "order-1", ORDER),
             orders.find(client, order.id),
             orders.decide(order, ApprovalDecision(approved=True)),
             orders.status(order),

@@ -1,0 +1,147 @@
+"""The real worker: how it stops, what its absence, its death and its bugs mean for orders."""
+
+import json
+import signal
+import time
+
+import pytest
+from temporalio.api.enums.v1 import EventType
+from temporalio.client import Client
+
+from order_fulfillment.shared import ApprovalDecision
+from order_fulfillment.workflow import OrderWorkflow
+from tests.conftest import Shop, wait_until
+
+
+def one_line(stderr: str) -> str:
+    """The only line of stderr."""
+    [line] = stderr.splitlines()
+    return line
+
+
+def test_without_a_worker_nothing_is_lost_and_everyone_is_told(shop: Shop) -> None:
+    order_id = shop.start_order()
+    began = time.monotonic()
+    asking = shop.start("signals.py", "status", order_id)
+    approving = shop.start("signals.py", "approve", order_id, "--note", "Nobody home")
+    waiting = shop.start("signals.py", "result", order_id)
+
+    asked = asking.communicate(timeout=30)
+    assert time.monotonic() - began < 10
+    approved = approving.communicate(timeout=30)
+    assert waiting.poll() is None
+    with shop.worker():
+        stdout, stderr = waiting.communicate(timeout=30)
+
+    assert (asking.returncode, asked[0]) == (1, "")
+    assert "no worker answers; start one with: uv run " in one_line(asked[1])
+    assert (approving.returncode, approved[0]) == (0, "")
+    assert "the decision is safe on the server" in one_line(approved[1])
+    assert waiting.returncode == 0
+    assert json.loads(stdout)["message"] == "approved: Nobody home"
+    assert stderr.count("no worker answers") == 1
+
+
+async def test_a_workflow_bug_is_told_and_recovered_from(shop: Shop, dev_server: Client) -> None:
+    with shop.with_workflow_bug().worker() as buggy_worker:
+        waiting = shop.start("starter.py", "Bug", "--approval-timeout", "60", "--wait-result")
+        assert waiting.stdout is not None
+        order_id = waiting.stdout.readline().strip()
+        wait_until(lambda: "workflow bug!" in buggy_worker.log, "the workflow task to fail")
+        asked = shop.run("signals.py", "status", order_id)
+    with shop.worker():
+        approved = shop.run("signals.py", "approve", order_id)
+        stdout, stderr = waiting.communicate(timeout=30)
+
+    assert (asked.returncode, asked.stdout) == (1, "")
+    assert "the workflow task of order" in one_line(asked.stderr)
+    assert "RuntimeError: workflow bug!" in one_line(asked.stderr)
+    assert "Traceback" in buggy_worker.log
+    assert max(map(len, buggy_worker.log.splitlines())) < 500
+    assert approved.returncode == 0
+    assert (waiting.returncode, json.loads(stdout)["status"]) == (0, "FULFILLED")
+    assert stderr.count("fails: RuntimeError: workflow bug!") == 1
+    history = await dev_server.get_workflow_handle(order_id).fetch_history()
+    events = [event.event_type for event in history.events]
+    assert events.count(EventType.EVENT_TYPE_WORKFLOW_TASK_FAILED) >= 1
+    assert events.count(EventType.EVENT_TYPE_ACTIVITY_TASK_COMPLETED) == 3
+
+
+def test_a_workflow_bug_is_told_of_an_order_that_was_at_rest(shop: Shop) -> None:
+    with shop.worker():
+        order_id = shop.start_order("--approval-timeout", "60")
+        shop.wait_for_status(order_id, "AWAITING_APPROVAL")
+    with shop.with_workflow_bug().worker():
+        asked = shop.run("signals.py", "status", order_id)
+
+    assert (asked.returncode, asked.stdout) == (1, "")
+    assert f"workflow task of order '{order_id}' fails: workflow bug!" in one_line(asked.stderr)
+
+
+def test_who_waits_is_told_when_the_worker_dies_between_two_attempts(shop: Shop) -> None:
+    with shop.worker() as worker:
+        waiting = shop.start("starter.py", "--inventory-recovers-after", "3", "--wait-result")
+        wait_until(lambda: "reserve_inventory failed" in worker.log, "the first attempt to fail")
+        worker.process.kill()
+    assert waiting.stderr is not None
+    assert any("still waiting: no worker answers" in line for line in waiting.stderr)
+    waiting.kill()
+
+
+@pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_stopped_worker_says_goodbye_in_order(shop: Shop, stop: signal.Signals) -> None:
+    pid_file = shop.folder / "worker.pid"
+    with shop.worker() as worker:
+        assert pid_file.read_text() == f"{worker.process.pid}\n"
+
+        worker.process.send_signal(stop)
+        assert worker.process.wait(timeout=10) == 0
+
+    assert not pid_file.exists()
+    assert "Traceback" not in worker.log
+
+
+def test_nohup_keeps_a_worker_whose_terminal_closes(shop: Shop) -> None:
+    ignoring = "import runpy, signal, sys; signal.signal(signal.SIGHUP, signal.SIG_IGN); "
+    nohup = shop.folder / "nohup.py"
+    nohup.write_text(
+        f"{ignoring}runpy.run_path({str(shop.scripts / 'worker.py')!r}, {{}}, '__main__')"
+    )
+    with shop.worker("--shop-db", str(shop.books), script=nohup) as worker:
+        worker.process.send_signal(signal.SIGHUP)
+
+        order_id = shop.start_order("--approval-timeout", "0.1")
+        shop.wait_for_status(order_id, "EXPIRED")
+        assert worker.process.poll() is None
+
+
+def test_a_second_worker_in_the_same_folder_is_refused(shop: Shop) -> None:
+    with shop.worker() as worker:
+        second = shop.run("worker.py")
+
+        assert (second.returncode, second.stdout) == (1, "")
+        assert f"'worker.pid' is held by worker {worker.process.pid}" in one_line(second.stderr)
+        with shop.worker("--pid-file", "another.pid"):
+            assert (shop.folder / "another.pid").exists()
+
+
+async def test_after_a_crash_the_next_worker_serves_the_order_soon(
+    shop: Shop, dev_server: Client
+) -> None:
+    with shop.worker() as worker:
+        order_id = shop.start_order("--approval-timeout", "600")
+        shop.wait_for_status(order_id, "AWAITING_APPROVAL")
+        worker.process.kill()
+        worker.process.wait()
+    with shop.worker():
+        order = dev_server.get_workflow_handle_for(OrderWorkflow.run, order_id)
+        began = time.monotonic()
+        status = await order.query(OrderWorkflow.status)
+        answered = time.monotonic()
+        await order.signal(OrderWorkflow.approve_order, ApprovalDecision(approved=True))
+        result = await order.result()
+
+        # With the SDK's default it would take ten seconds.
+        assert answered - began < 3
+        assert time.monotonic() - answered < 3
+        assert (status, result.status) == ("AWAITING_APPROVAL", "FULFILLED")
