@@ -6,19 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from order_fulfillment.shared import TASK_QUEUE
-from order_fulfillment.support.command_line import (
-    SCRIPTS,
-    ArgumentParser,
-    ip_address_and_port,
-    run,
-)
+from order_fulfillment.support import stopping
+from order_fulfillment.support.command_line import ArgumentParser, ip_address_and_port, run
 from order_fulfillment.support.pid_file import held
-from order_fulfillment.support.stopping import (
-    ACTIVITY_SECONDS,
-    WorkflowTaskExecutor,
-    serve,
-    stop_requested,
-)
 
 if TYPE_CHECKING:
     from temporalio.client import Client
@@ -27,13 +17,14 @@ if TYPE_CHECKING:
     from order_fulfillment.services import ShopServices
 
 ACTIVITY_THREADS = 20
+BOOKS = Path(__file__).with_name("shop.db")
 
 
 def create_worker(
     client: "Client",
     task_queue: str,
     services: "ShopServices",
-    executor: WorkflowTaskExecutor | None = None,
+    executor: stopping.WorkflowTaskExecutor | None = None,
 ) -> "Worker":
     """A worker asks Temporal for tasks, and runs the workflow and the activities they name."""
     from temporalio.worker import PollerBehaviorAutoscaling, Worker
@@ -55,7 +46,7 @@ def create_worker(
         interceptors=[SignalGuard()],
         workflow_task_executor=executor,
         # Time for running activities to finish after SIGTERM.
-        graceful_shutdown_timeout=timedelta(seconds=ACTIVITY_SECONDS),
+        graceful_shutdown_timeout=timedelta(seconds=stopping.ACTIVITY_SECONDS),
         # An order's next task goes to the worker that has the order in its cache. When that
         # worker has died, Temporal waits this long before it asks another one (by default ten
         # seconds). A worker that is behind by more replays its orders, which costs it time.
@@ -73,7 +64,7 @@ async def work(pid_file: Path, metrics_address: str | None, shop_db: Path) -> No
         CommandError: when there is no server, another worker holds the PID file or the address
             of the metrics, or the services cannot keep their books.
     """
-    stop = stop_requested()
+    stop = stopping.stop_requested()
     # The SDK is imported only now: it takes most of a second, in which a signal may come.
     from order_fulfillment.services import ShopServices
     from order_fulfillment.support.connection import connect, task_queue
@@ -81,33 +72,26 @@ async def work(pid_file: Path, metrics_address: str | None, shop_db: Path) -> No
 
     client = await connect(set_up_telemetry(metrics_address))
     with held(pid_file):
-        executor = WorkflowTaskExecutor(max_workers=100)
+        executor = stopping.WorkflowTaskExecutor(max_workers=100)
         worker = create_worker(client, task_queue(TASK_QUEUE), ShopServices(shop_db), executor)
-        await serve(worker, executor, stop)
+        await stopping.serve(worker, executor, stop)
 
 
 def main() -> None:
     """Read the command line and serve orders."""
-    parser = ArgumentParser(description="Host the order workflow and its activities.")
-    parser.add_argument(
-        "--pid-file",
-        metavar="PATH",
-        type=Path,
-        default=Path("worker.pid"),
-        help="where to keep the worker's process ID (default: %(default)s)",
+    parser = ArgumentParser(
+        description="Host the order workflow and its activities. By default the process ID is kept "
+        "in worker.pid, and the simulated services keep their books in shop.db beside this script."
     )
+    parser.add_argument(
+        "--pid-file", metavar="PATH", type=Path, default="worker.pid", help="for the process ID"
+    )
+    parser.add_argument("--shop-db", metavar="PATH", type=Path, default=BOOKS, help="for the books")
     parser.add_argument(
         "--metrics-address",
         metavar="HOST:PORT",
         type=ip_address_and_port,
         help="where Prometheus finds the SDK's metrics, such as 127.0.0.1:9464 (default: nowhere)",
-    )
-    parser.add_argument(
-        "--shop-db",
-        metavar="PATH",
-        type=Path,
-        default=SCRIPTS / "shop.db",
-        help="where the simulated services keep their books (default: shop.db beside this script)",
     )
     arguments = parser.parse_args()
     run(
