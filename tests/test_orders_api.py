@@ -11,7 +11,7 @@ from temporalio.worker import Worker
 
 from order_fulfillment import orders
 from order_fulfillment.shared import ApprovalDecision, OrderStatus
-from tests.history import EXPIRED_CARD, ORDER, create_worker
+from tests.history import EXPIRED_CARD, ORDER, create_worker, until
 
 
 async def test_an_order_is_started_decided_about_and_waited_for(dev_server: Client) -> None:
@@ -20,8 +20,11 @@ async def test_an_order_is_started_decided_about_and_waited_for(dev_server: Clie
     async with create_worker(dev_server, task_queue):
         order = await orders.start(dev_server, order_id, ORDER, task_queue)
         waiting = asyncio.create_task(orders.result(order, report=news.append))
-        while "status: AWAITING_APPROVAL" not in news:
-            await asyncio.sleep(0.02)
+
+        async def asked() -> bool:
+            return "status: AWAITING_APPROVAL" in news
+
+        await until(asked, "the order to ask for approval")
         assert await orders.approval_message(order) is None
 
         await orders.decide(order, ApprovalDecision(approved=True, note="Good"))
