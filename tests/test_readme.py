@@ -3,9 +3,11 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,7 +64,14 @@ class Scenario:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                start_new_session=True,
             )
+
+    def kill(self) -> None:
+        """End the commands, and what they have left running in the background."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def output(self) -> str:
         self._process.wait(timeout=60)
@@ -74,11 +83,16 @@ def running(open_shop: Shop) -> Iterator[dict[str, Scenario]]:
     """The scenarios, all running at once; the one that restarts its worker has its own."""
     shop = copy_of_the_sample(open_shop, "five")
     buggy_shop = copy_of_the_sample(open_shop, "bug")
-    with shop.worker(), buggy_shop.worker():
-        yield {
+    with ExitStack() as stack:
+        stack.enter_context(shop.worker())
+        stack.enter_context(buggy_shop.worker())
+        scenarios = {
             title: Scenario(buggy_shop if title == WORKFLOW_BUG else shop, title, section)
             for title, section in SCENARIOS
         }
+        for scenario in scenarios.values():
+            stack.callback(scenario.kill)
+        yield scenarios
         # The specification's own commands to stop a worker.
         kill = 'kill "$(cat worker.pid)"; wait "$(cat worker.pid)" 2>/dev/null || true'
         stopped = subprocess.run(
@@ -87,6 +101,7 @@ def running(open_shop: Shop) -> Iterator[dict[str, Scenario]]:
             capture_output=True,
             text=True,
             check=True,
+            timeout=30,
         )
         assert stopped.stdout + stopped.stderr == ""
         pid_file = buggy_shop.folder / "worker.pid"
@@ -97,6 +112,7 @@ def running(open_shop: Shop) -> Iterator[dict[str, Scenario]]:
             capture_output=True,
             text=True,
             check=True,
+            timeout=30,
         )
         assert stopped.stdout + stopped.stderr == ""
         # It removed its PID file at its very end.
