@@ -33,6 +33,16 @@ with workflow.unsafe.imports_passed_through():
 # How long authorization and hold outlast the time to decide, for a delivery that takes long.
 LAPSE_MARGIN_SECONDS = 3600
 
+STEP = workflow.ActivityConfig(
+    # After this long without an answer Temporal takes the worker for dead, and tries again.
+    start_to_close_timeout=timedelta(seconds=5),
+    # No limit on attempts: an order outlives any number of dead workers. An activity that
+    # must not be repeated raises an error that is not to be retried.
+    retry_policy=RetryPolicy(
+        initial_interval=timedelta(seconds=0.5), maximum_interval=timedelta(seconds=2)
+    ),
+)
+
 
 @workflow.defn
 class OrderWorkflow:
@@ -70,7 +80,7 @@ class OrderWorkflow:
             PaymentRequest(
                 f"{key}/payment", order.total_cents, order.currency, order.card, lapses_after
             ),
-            **_step("Authorize the payment"),
+            **STEP,
         )
 
         # Scenario 6, the workflow bug: uncomment this line and restart the worker.
@@ -82,7 +92,7 @@ class OrderWorkflow:
             ReservationRequest(
                 f"{key}/reservation", order.quantities, lapses_after, order.simulation
             ),
-            **_step("Hold the goods"),
+            **STEP,
         )
 
         time_to_decide = f"{order.approval_timeout:.10g} s"
@@ -143,7 +153,7 @@ class OrderWorkflow:
         """Deliver, whoever cancels the order meanwhile: the goods may be on their way."""
         began = workflow.info().get_current_history_length()
         step = workflow.start_activity_method(
-            OrderActivities.deliver_order, request, **_step("Capture and ship")
+            OrderActivities.deliver_order, request, **STEP
         )
         try:
             return await asyncio.shield(step)
@@ -159,16 +169,3 @@ class OrderWorkflow:
         self._status = status
         # What the Web UI shows of a running order; no event is written for it.
         workflow.set_current_details(details)
-
-
-def _step(summary: str) -> workflow.ActivityConfig:
-    return workflow.ActivityConfig(
-        summary=summary,
-        # After this long without an answer Temporal takes the worker for dead, and tries again.
-        start_to_close_timeout=timedelta(seconds=5),
-        # No limit on attempts: an order outlives any number of dead workers. An activity that
-        # must not be repeated raises an error that is not to be retried.
-        retry_policy=RetryPolicy(
-            initial_interval=timedelta(seconds=0.5), maximum_interval=timedelta(seconds=2)
-        ),
-    )
