@@ -16,7 +16,7 @@ from datetime import timedelta
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from order_fulfillment.services import RefusedError, ShopServices
+from order_fulfillment.services import RefusedError, ShopServices, UnknownItemError
 from order_fulfillment.shared import DeliveryRequest, PaymentRequest, ReservationRequest
 
 LAST_OUTAGE_ATTEMPT = 4
@@ -46,7 +46,7 @@ class OrderActivities:
             ApplicationError: of type PaymentValidationError, not retried, when the card has
                 expired or its expiry cannot be read.
         """
-        with _refusals():
+        with _service_errors():
             authorization = self._services.authorize(
                 request.idempotency_key,
                 request.amount_cents,
@@ -66,7 +66,8 @@ class OrderActivities:
         Raises:
             ApplicationError: of type OutOfStockError, not retried, when too little is available;
                 of type InventoryUnavailableError, retried up to `LAST_OUTAGE_ATTEMPT`, while the
-                warehouse does not answer.
+                warehouse does not answer; of type UnknownItemError, retried until a fix is
+                deployed, when it does not know an article.
         """
         attempt = activity.info().attempt
         recovers_after = request.simulation.inventory_recovers_after
@@ -78,9 +79,12 @@ class OrderActivities:
                 # died that often, although the warehouse was never down.
                 non_retryable=attempt >= LAST_OUTAGE_ATTEMPT,
             )
-        with _refusals():
+        quantities = request.quantities
+        # Scenario 7, the web shop's bug: uncomment this line and restart the worker.
+        # quantities = {sku.removesuffix("@@@"): pieces for sku, pieces in quantities.items()}
+        with _service_errors():
             reservation = self._services.hold(
-                request.idempotency_key, request.quantities, timedelta(seconds=request.lapses_after)
+                request.idempotency_key, quantities, timedelta(seconds=request.lapses_after)
             )
         _log("Reserved inventory %s", reservation)
         return reservation
@@ -93,7 +97,7 @@ class OrderActivities:
             ApplicationError: of type LapsedError, not retried, when the authorization or the
                 hold has lapsed; then nothing was captured or shipped.
         """
-        with _refusals():
+        with _service_errors():
             tracking_number = self._services.deliver(
                 request.idempotency_key,
                 request.payment_authorization,
@@ -104,12 +108,16 @@ class OrderActivities:
 
 
 @contextmanager
-def _refusals() -> Iterator[None]:
+def _service_errors() -> Iterator[None]:
     """Let what a service refuses fail the order. Any other error is worth a retry."""
     try:
         yield
-    except RefusedError as error:
-        raise ApplicationError(str(error), type=type(error).__name__, non_retryable=True) from None
+    except (RefusedError, UnknownItemError) as error:
+        raise ApplicationError(
+            str(error),
+            type=type(error).__name__,
+            non_retryable=not isinstance(error, UnknownItemError),
+        ) from None
 
 
 def _log(message: str, reference: str) -> None:

@@ -38,6 +38,18 @@ STOP_WORKER = (
 )
 
 
+def start_changed_worker(name: str, file: str, edit: str) -> list[str]:
+    """Commands that copy the package, change a file of the copy and start a worker of it."""
+    return [
+        f'mkdir "$DEMO/{name}" && cp -R PACKAGE "$DEMO/{name}" && chmod -R u+w "$DEMO/{name}"',
+        f"cd \"$DEMO/{name}/order_fulfillment\" && sed -i.before '{edit}' {file}",
+        START_WORKER.replace(
+            "uv run worker.py",
+            f'PYTHONPATH="$DEMO/{name}" uv run "$DEMO/{name}/order_fulfillment/worker.py"',
+        ),
+    ]
+
+
 @dataclass(frozen=True)
 class Scenario:
     """One thing to see."""
@@ -99,12 +111,7 @@ SCENARIOS = {
         "The workflow's code has a bug: the order waits for the fix, and goes on where it stood.",
         [
             STOP_WORKER,
-            'mkdir "$DEMO/bug" && cp -R PACKAGE "$DEMO/bug" && chmod -R u+w "$DEMO/bug"',
-            "cd \"$DEMO/bug/order_fulfillment\" && sed -i.fixed 's/# raise /raise /' workflow.py",
-            START_WORKER.replace(
-                "uv run worker.py",
-                'PYTHONPATH="$DEMO/bug" uv run "$DEMO/bug/order_fulfillment/worker.py"',
-            ),
+            *start_changed_worker("bug", "workflow.py", "s/# raise /raise /"),
             "uv run starter.py 'Bug Hunter'",
             "until HISTORY | grep WorkflowTaskFailed; do sleep 0.1; done",
             'grep -m 1 "in _fulfill" "$DEMO/worker.log"',
@@ -114,9 +121,35 @@ SCENARIOS = {
             "uv run signals.py result ORDER  # 10 s until Temporal tries the workflow task again",
             BOOKS,
         ],
-        "FULFILLED, 3 rows booked",
+        "FULFILLED, 3 rows",
         "a bug does not fail the order, and the fixed code did not pay again: the worker replayed "
         "the order's history, and the services' books have each step once.",
+    ),
+    "invalid-orders": Scenario(
+        "A bug of the web shop spoils two of ten orders: they wait for a fix, the others do not.",
+        [
+            (
+                "uv run starter.py --orders 10 --invalid-percentage 20 --approval-above 500 "
+                '| tee "$DEMO/orders"'
+            ),
+            (
+                'until xargs uv run signals.py status < "$DEMO/orders" 2> "$DEMO/failures" '
+                "| cut -f 2 | sort | uniq -c | grep '8 FULFILLED'; do sleep 0.5; done"
+            ),
+            'head -n 1 "$DEMO/failures"',
+            STOP_WORKER,
+            *start_changed_worker("fix", "activities.py", "s/# quantities = /quantities = /"),
+            (
+                'xargs uv run signals.py result < "$DEMO/orders" 2> "$DEMO/news" '
+                '| grep -o \'"status": "[A-Z]*"\' | sort | uniq -c'
+            ),
+            BOOKS.replace("* FROM ledger", "idempotency_key FROM authorizations").replace(
+                "/%", "-%"
+            ),
+        ],
+        "10 FULFILLED, 10 rows",
+        "the activity was retried until the fix was deployed; nobody started an order again, and "
+        "nobody paid twice.",
     ),
     "worker-crash": Scenario(
         "The worker is killed while an order is under way: the next one takes over.",
@@ -129,7 +162,7 @@ SCENARIOS = {
             "uv run signals.py result ORDER",
             BOOKS,
         ],
-        "FULFILLED, 3 rows booked",
+        "FULFILLED, 3 rows",
         "what was done before the crash is in the history, and was not done again: the services' "
         "books have each step once.",
     ),
@@ -144,6 +177,8 @@ class Demo:
         self.client = client
         self.task_queue = stage.environment["TEMPORAL_TASK_QUEUE"] = f"order-demo-{token_hex(4)}"
         self.order = ""
+        """Its ID, or what the IDs of several orders begin with."""
+        self.example = ""
 
     async def type(self, line: str) -> list[str]:
         """Show a command line, run it and return its output."""
@@ -161,12 +196,14 @@ class Demo:
             return []
         output = await self.stage.run(line)
         if "starter.py" in line:
-            self.order = next((o for o in output if re.fullmatch("order-[0-9a-f]{8}", o)), "")
+            ids = (re.fullmatch(r"(order-[0-9a-f]{8})(-\d+)?", line) for line in output)
+            if first := next(filter(None, ids), None):
+                self.example, self.order = first[0], first[1]
         return output
 
     async def play(self, scenario: Scenario) -> str:
         """Play a scenario, and see from what is printed how its order ended."""
-        self.order, happened = "", "no end"
+        self.order, self.example, happened = "", "", "no end"
         output: list[str] = []
         try:
             for line in scenario.commands:
@@ -174,10 +211,12 @@ class Demo:
         except CommandError as error:
             return str(error)
         for line in output:
-            if ending := re.search(r'"status": "(\w+)"|: order .* failed at \w+: (\w+)', line):
-                happened = ending[1] or ending[2]
-        rows = sum(line.startswith(f"('{self.order}/") for line in output)
-        return f"{happened}, {rows} rows booked" if rows else happened
+            if ending := re.search(r'(\d+ )?"status": "(\w+)"', line):
+                happened = f"{ending[1] or ''}{ending[2]}"
+            elif ending := re.search(r": order .* failed at \w+: (\w+)", line):
+                happened = ending[1]
+        rows = sum(line.startswith(f"('{self.order}") for line in output)
+        return f"{happened}, {rows} rows" if rows else happened
 
     async def close_orders(self) -> None:
         """Terminate the demo's orders that are still open, on a server that is not its own."""
@@ -240,7 +279,7 @@ async def perform(names: list[str], keep: bool) -> None:
                 )
                 seconds = f"{time.monotonic() - start:.1f}"
                 table.add_row(name, scenario.expected, happened, seconds, style=style)
-                links.append(f"{ui}/namespaces/{quote(client.namespace)}/workflows/{demo.order}")
+                links.append(f"{ui}/namespaces/{quote(client.namespace)}/workflows/{demo.example}")
                 if not as_expected:
                     break  # There may be no worker left, or one with the bug.
             stage.say()

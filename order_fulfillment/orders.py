@@ -11,13 +11,18 @@ What goes wrong is an OrderError, or an error of `support.connection`; its text 
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import batched
 
 from temporalio import exceptions
 from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.api.failure.v1 import Failure
 from temporalio.client import (
     Client,
+    WorkflowExecution,
     WorkflowExecutionDescription,
     WorkflowExecutionStatus,
     WorkflowFailureError,
@@ -26,7 +31,14 @@ from temporalio.client import (
 )
 from temporalio.common import WorkflowIDReusePolicy
 
-from order_fulfillment.shared import TASK_QUEUE, ApprovalDecision, Order, OrderResult, OrderStatus
+from order_fulfillment.shared import (
+    TASK_QUEUE,
+    ApprovalDecision,
+    Order,
+    OrderResult,
+    OrderStatus,
+    amount,
+)
 from order_fulfillment.support.command_line import CommandError, command
 from order_fulfillment.support.connection import NoAnswerError, NotFoundError, server_errors
 from order_fulfillment.workflow import OrderWorkflow
@@ -39,11 +51,24 @@ QUERY_SECONDS = 5
 STALLED_SECONDS = 3
 """How long an order may wait for a worker before it is said; longer than the retry policy waits."""
 
+SIDE_BY_SIDE = 50
+"""How many orders are asked at once: enough to keep a worker busy, few enough to be answered."""
+
 STEPS = {
     "process_payment": OrderStatus.PROCESSING_PAYMENT,
     "reserve_inventory": OrderStatus.RESERVING_INVENTORY,
     "deliver_order": OrderStatus.DELIVERING,
 }
+
+
+@dataclass(frozen=True)
+class PendingOrder:
+    """An order that waits for a decision, as its starter described it."""
+
+    order_id: str
+    customer: str
+    total: str
+    started: datetime
 
 
 class OrderError(CommandError):
@@ -90,6 +115,11 @@ async def start(
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
                 # The server takes at most 400 bytes; one character is at most 12 as JSON.
                 static_summary=f"Order of {order.customer_name[:30]}",
+                # A list of workflows has it at hand, without asking any worker.
+                memo={
+                    "customer": order.customer_name[:100],
+                    "total": amount(order.total_cents, order.currency),
+                },
             )
     except exceptions.WorkflowAlreadyStartedError:
         raise OrderExistsError(
@@ -147,13 +177,60 @@ async def decide(order: OrderHandle, decision: ApprovalDecision) -> None:
     raise DecisionIgnoredError(f"the decision changes nothing: order {order.id!r} is {standing}")
 
 
-async def status(order: OrderHandle) -> str:
+async def pending(
+    client: Client,
+    task_queue: str = TASK_QUEUE,
+    report: Callable[[str], object] = lambda news: None,
+) -> AsyncIterator[PendingOrder]:
+    """The orders that wait for a decision, longest waiting first.
+
+    Args:
+        client: The client.
+        task_queue: Where the orders were started.
+        report: Called with a line about orders that could not be asked.
+
+    Raises:
+        UnansweredError: when none of the first orders could be asked.
+    """
+    running = sorted(await _running(client, task_queue), key=lambda order: order.start_time)
+    answered = False
+    for first in range(0, len(running), SIDE_BY_SIDE):
+        group = running[first : first + SIDE_BY_SIDE]
+        answers = await asyncio.gather(
+            *(_query(client.get_workflow_handle(order.id), "status") for order in group),
+            return_exceptions=True,
+        )
+        unanswered = [error for error in answers if isinstance(error, UnansweredError)]
+        answered = answered or len(unanswered) < len(group)
+        if not answered:
+            raise unanswered[0]
+        if unanswered:
+            report(f"{len(unanswered)} orders could not be asked, the first: {unanswered[0]}")
+        for order, answer in zip(group, answers, strict=True):
+            if answer == OrderStatus.AWAITING_APPROVAL:
+                yield PendingOrder(
+                    order.id,
+                    str(await order.memo_value("customer", "?")),
+                    str(await order.memo_value("total", "?")),
+                    order.start_time,
+                )
+            elif isinstance(answer, BaseException) and not isinstance(answer, OrderError):
+                raise answer
+
+
+async def status(order: OrderHandle, report: Callable[[str], object] = lambda news: None) -> str:
     """Where the order stands: an OrderStatus, or TERMINATED or TIMED_OUT by the server.
+
+    Args:
+        order: The order.
+        report: Called with the last failed attempt of a step that is being retried, in words.
 
     Raises:
         UnansweredError: see there.
     """
     description = await _describe(order)
+    for failed in _failed_attempts(description):
+        report(failed)
     match description.status:
         case WorkflowExecutionStatus.RUNNING:
             return str(await _query(order, "status"))
@@ -190,12 +267,42 @@ async def result(
         if news not in reported:
             reported.add(news)
             report(news)
-    try:
-        result = await _result(order)
-    except WorkflowFailureError as error:
-        raise OrderFailedError(f"order {order.id!r} {_how_it_ended(error.cause)}") from None
+    result = await _ended(order)
     report(f"status: {result.status}")
     return result
+
+
+async def results(
+    client: Client, order_ids: Iterable[str], task_queue: str = TASK_QUEUE
+) -> AsyncIterator[tuple[str, OrderResult | OrderFailedError]]:
+    """Wait for many orders to end, and yield the status and the result of each as it ends.
+
+    It asks for the list of running workflows, and not for each order: once a second, whatever
+    their number.
+    """
+
+    async def end(order_id: str) -> tuple[str, str, OrderResult | OrderFailedError] | None:
+        order = client.get_workflow_handle_for(OrderWorkflow.run, order_id)
+        description = await _describe(order)
+        # The list may be behind, at both ends.
+        if description.status in (WorkflowExecutionStatus.RUNNING, None):
+            return None
+        try:
+            result = await _ended(order)
+        except OrderFailedError as error:
+            return order_id, description.status.name, error
+        return order_id, result.status, result
+
+    waiting = set(order_ids)
+    while waiting:
+        with suppress(NoAnswerError):  # The server may be restarting.
+            gone = waiting - {order.id for order in await _running(client, task_queue)}
+            for group in batched(sorted(gone), SIDE_BY_SIDE):
+                for ended in await asyncio.gather(*map(end, group)):
+                    if ended:
+                        waiting.remove(ended[0])
+                        yield ended[1:]
+        await asyncio.sleep(1 if waiting else 0)
 
 
 async def _news(order: OrderHandle) -> AsyncIterator[str]:
@@ -229,13 +336,37 @@ async def _news(order: OrderHandle) -> AsyncIterator[str]:
 def _progress(description: WorkflowExecutionDescription) -> Iterator[str]:
     pending = description.raw_description
     for step in pending.pending_activities:
-        name = step.activity_type.name
-        if name in STEPS:
-            yield f"status: {STEPS[name]}"
-        if step.HasField("last_failure"):
-            yield f"{name}, attempt {step.attempt - 1} failed: {_in_words(step.last_failure)}"
+        if step.activity_type.name in STEPS:
+            yield f"status: {STEPS[step.activity_type.name]}"
+    yield from _failed_attempts(description)
     if not pending.pending_activities and not pending.HasField("pending_workflow_task"):
         yield f"status: {OrderStatus.AWAITING_APPROVAL}"
+
+
+def _failed_attempts(description: WorkflowExecutionDescription) -> Iterator[str]:
+    for step in description.raw_description.pending_activities:
+        if step.HasField("last_failure"):
+            failure = _in_words(step.last_failure)
+            yield f"{step.activity_type.name}, attempt {step.attempt - 1} failed: {failure}"
+
+
+async def _running(client: Client, task_queue: str) -> list[WorkflowExecution]:
+    quoted = task_queue.replace("\\", r"\\").replace("'", r"\'")
+    async with server_errors(QUERY_SECONDS):
+        return [
+            order
+            async for order in client.list_workflows(
+                f"TaskQueue = '{quoted}' AND WorkflowType = 'OrderWorkflow' "
+                "AND ExecutionStatus = 'Running'"
+            )
+        ]
+
+
+async def _ended(order: OrderHandle) -> OrderResult:
+    try:
+        return await _result(order)
+    except WorkflowFailureError as error:
+        raise OrderFailedError(f"order {order.id!r} {_how_it_ended(error.cause)}") from None
 
 
 async def _result(order: OrderHandle) -> OrderResult:

@@ -87,6 +87,10 @@ class OutOfStockError(RefusedError):
     """Less is available than was wanted."""
 
 
+class UnknownItemError(Exception):
+    """The warehouse has never heard of an article: whoever sent the order has a bug."""
+
+
 class LapsedError(RefusedError):
     """The authorization or the hold has lapsed: the delivery comes too late."""
 
@@ -148,6 +152,7 @@ class ShopServices:
 
         Raises:
             OutOfStockError: see there; nothing is held then.
+            UnknownItemError: see there; nothing is held then.
         """
         with self._transaction() as books:
             if known := _find(books, "SELECT reference FROM holds", key):
@@ -158,10 +163,10 @@ class ShopServices:
                 books.execute(f"{AVAILABLE} WHERE sku IN ({skus})", (_text(now), *quantities))
             )
             for sku, wanted in quantities.items():
-                if wanted > available.get(sku, 0):
-                    raise OutOfStockError(
-                        f"{wanted} {sku} wanted, {available.get(sku, 0)} available"
-                    )
+                if sku not in available:
+                    raise UnknownItemError(f"the warehouse does not know {sku!r}")
+                if wanted > available[sku]:
+                    raise OutOfStockError(f"{wanted} {sku} wanted, {available[sku]} available")
             reference = f"hold-{token_hex(6)}"
             books.execute(
                 "INSERT INTO holds VALUES (?, ?, ?, ?, NULL)",

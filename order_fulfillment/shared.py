@@ -82,6 +82,9 @@ class Order:
     approval_timeout: float = 30.0
     """Seconds to wait for a decision once the inventory is reserved."""
 
+    approval_above_cents: int = 0
+    """An order that costs no more than this needs no decision."""
+
     simulation: Simulation = Simulation()
 
     @property
@@ -104,6 +107,9 @@ class ApprovalDecision:
 
     approved: bool
     note: str | None = None
+
+    by: str | None = None
+    """Who decided, as they say themselves."""
 
     @property
     def message(self) -> str:
@@ -168,6 +174,14 @@ class OrderResult:
 
     tracking_number: str | None
     """None unless the order was delivered."""
+
+    decided_by: str | None = None
+    """None unless somebody decided, and said who they were."""
+
+
+def amount(cents: int, currency: str) -> str:
+    """An amount of money as people read it, such as 47.00 USD."""
+    return f"{cents / 100:.2f} {currency}"
 
 
 def parse_card_expiry(card_expiry: str) -> tuple[int, int]:

@@ -1,67 +1,147 @@
-"""Decides about an order and asks how it stands: `uv run signals.py approve order-123`."""
+"""Decides about orders and asks how they stand: `uv run signals.py approve order-123`."""
 
+import getpass
 import json
+from argparse import Namespace
+from contextlib import suppress
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
-from order_fulfillment.shared import ApprovalDecision
+from order_fulfillment.shared import TASK_QUEUE, ApprovalDecision
 from order_fulfillment.support.command_line import (
     ArgumentParser,
+    CommandError,
     command,
     hint,
     limited_text,
     run,
     say,
+    side_by_side,
+    whole_number,
     workflow_id,
 )
 
+if TYPE_CHECKING:
+    from order_fulfillment.orders import OrderHandle
+
 VERBS = {
-    "approve": "approve the order; the first decision counts",
-    "reject": "reject the order; the first decision counts",
-    "status": "print where the order stands",
+    "approve": "approve orders; the first decision about each counts",
+    "reject": "reject orders; the first decision about each counts",
+    "status": "print where an order stands",
     "approval-message": "print the decision, or None while there is none",
-    "result": "wait for the order to end and print its result as one line of JSON",
+    "result": "wait for an order to end and print its result as one line of JSON",
 }
+MAX_LIMIT = 100_000
 
 
-async def act(verb: str, order_id: str, note: str | None) -> None:
-    """Carry out one verb of the command line."""
+async def act(arguments: Namespace) -> None:
+    """Carry out one verb of the command line for each of its orders."""
     # The SDK is imported only now: it takes most of a second, too long for `--help`.
     from order_fulfillment import orders
     from order_fulfillment.support.connection import connect
 
-    order = await orders.find(await connect(), order_id)
-    match verb:
+    client = await connect()
+    order_ids = dict.fromkeys(arguments.ids)
+    several = len(order_ids) > 1
+    went_wrong = 0
+
+    async def act_on(order_id: str) -> None:
+        nonlocal went_wrong
+        prefix = f"{order_id}: " if several else ""
+        try:
+            order = await orders.find(client, order_id)
+            answer = await _answer(order, arguments, prefix)
+        except CommandError as error:
+            went_wrong += 1
+            hint(f"error: {prefix}{error}")
+        else:
+            if answer:
+                say(*([order_id] if several else []), answer)
+
+    await side_by_side(act_on, order_ids, orders.SIDE_BY_SIDE)
+    if went_wrong:
+        raise CommandError  # Each has had its line.
+
+
+async def _answer(order: "OrderHandle", arguments: Namespace, prefix: str) -> str:
+    from order_fulfillment import orders
+
+    def report(news: str) -> None:
+        hint(f"{prefix}{news}")
+
+    match arguments.verb:
         case "status":
-            say(await orders.status(order))
+            return await orders.status(order, report)
         case "approval-message":
-            say(str(await orders.approval_message(order)))
+            return str(await orders.approval_message(order))
         case "result":
-            say(json.dumps(asdict(await orders.result(order, report=hint))))
-        case _:
-            decision = ApprovalDecision(verb == "approve", note)
-            try:
-                await orders.decide(order, decision)
-                say(decision.message)
-            except orders.UnansweredError as unanswered:
-                hint(f"the decision is safe on the server, but not yet seen: {unanswered}")
+            return json.dumps(asdict(await orders.result(order, report)))
+    decision = ApprovalDecision(arguments.verb == "approve", arguments.note, arguments.by)
+    try:
+        await orders.decide(order, decision)
+    except orders.UnansweredError as unanswered:
+        report(f"the decision is safe on the server, but not yet seen: {unanswered}")
+        return ""
+    return decision.message
+
+
+async def list_pending(limit: int) -> None:
+    """Print the orders that wait for a decision, a line each."""
+    from order_fulfillment import orders
+    from order_fulfillment.support.connection import connect, task_queue
+
+    listed = 0
+    async for order in orders.pending(await connect(), task_queue(TASK_QUEUE), report=hint):
+        if listed == limit:
+            hint(f"more than {limit} orders are waiting; see more of them with --limit")
+            break
+        listed += 1
+        started = f"{order.started:%Y-%m-%dT%H:%M:%SZ}"
+        say(order.order_id, order.customer, order.total, started)
 
 
 def main() -> None:
     """Read the command line and do what its verb says."""
-    parser = ArgumentParser(description="Decide about an order, or ask how it stands.")
+    parser = ArgumentParser(description="Decide about orders, or ask how they stand.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, help in VERBS.items():
         subparser = verbs.add_parser(verb, help=help, description=help)
-        subparser.add_argument("id", metavar="ID", type=workflow_id, help="the order's ID")
+        subparser.add_argument(
+            "ids", metavar="ID", nargs="+", type=workflow_id, help="an order's ID"
+        )
         if verb in ("approve", "reject"):
             subparser.add_argument(
                 "--note", metavar="TEXT", type=limited_text, help="why, in your words"
             )
-    arguments = parser.parse_args()
-    run(
-        act(arguments.verb, arguments.id, getattr(arguments, "note", None)),
-        interrupted=f"the order goes on; see {command('signals.py', 'status', arguments.id)}",
+            subparser.add_argument(
+                "--by",
+                metavar="NAME",
+                type=limited_text,
+                default=_user(),
+                help="who decides (default: the user who is logged in)",
+            )
+    help = "list the orders that wait for a decision: ID, customer, total, start"
+    subparser = verbs.add_parser("pending", help=help, description=help)
+    subparser.add_argument(
+        "--limit",
+        metavar="N",
+        type=whole_number(1, MAX_LIMIT),
+        default=100,
+        help="list at most so many (default: %(default)s)",
     )
+    arguments = parser.parse_args()
+    if arguments.verb == "pending":
+        run(list_pending(arguments.limit), interrupted="no order has noticed")
+    run(
+        act(arguments),
+        interrupted=f"orders go on; see {command('signals.py', 'status', *arguments.ids[:1])}",
+    )
+
+
+def _user() -> str | None:
+    with suppress(OSError, KeyError, ImportError):  # Some containers know no user.
+        return getpass.getuser()
+    return None
 
 
 if __name__ == "__main__":

@@ -28,10 +28,13 @@ with workflow.unsafe.imports_passed_through():
         OrderStatus,
         PaymentRequest,
         ReservationRequest,
+        amount,
     )
 
-# How long authorization and hold outlast the time to decide, for a delivery that takes long.
-LAPSE_MARGIN_SECONDS = 3600
+# How long an authorization outlasts the time to decide, for an order that waits for a fix.
+AUTHORIZATION_MARGIN_SECONDS = 7 * 24 * 60 * 60
+# How long a hold does: others want the goods, too.
+HOLD_MARGIN_SECONDS = 60 * 60
 
 STEP = workflow.ActivityConfig(
     # After this long without an answer Temporal takes the worker for dead, and tries again.
@@ -73,12 +76,15 @@ class OrderWorkflow:
         # the first run stays the same over retries, dead workers and a reset, and no other order
         # has it. The order's ID is for people who read the services' books.
         key = f"{workflow.info().workflow_id}/{workflow.info().first_execution_run_id}"
-        lapses_after = order.approval_timeout + LAPSE_MARGIN_SECONDS
 
         authorization = await workflow.execute_activity_method(
             OrderActivities.process_payment,
             PaymentRequest(
-                f"{key}/payment", order.total_cents, order.currency, order.card, lapses_after
+                f"{key}/payment",
+                order.total_cents,
+                order.currency,
+                order.card,
+                lapses_after=order.approval_timeout + AUTHORIZATION_MARGIN_SECONDS,
             ),
             **STEP,
         )
@@ -90,11 +96,17 @@ class OrderWorkflow:
         reservation = await workflow.execute_activity_method(
             OrderActivities.reserve_inventory,
             ReservationRequest(
-                f"{key}/reservation", order.quantities, lapses_after, order.simulation
+                f"{key}/reservation",
+                order.quantities,
+                lapses_after=order.approval_timeout + HOLD_MARGIN_SECONDS,
+                simulation=order.simulation,
             ),
             **STEP,
         )
 
+        if self._decision is None and order.total_cents <= order.approval_above_cents:
+            limit = amount(order.approval_above_cents, order.currency)
+            self._decision = ApprovalDecision(True, f"not above {limit}")
         time_to_decide = f"{order.approval_timeout:.10g} s"
         self._enter(
             OrderStatus.AWAITING_APPROVAL,
@@ -129,6 +141,7 @@ class OrderWorkflow:
             payment_authorization=authorization,
             inventory_reservation=reservation,
             tracking_number=tracking_number,
+            decided_by=self._decision.by if self._decision else None,
         )
 
     @workflow.signal
@@ -152,9 +165,7 @@ class OrderWorkflow:
     async def _deliver(self, request: DeliveryRequest) -> str:
         """Deliver, whoever cancels the order meanwhile: the goods may be on their way."""
         began = workflow.info().get_current_history_length()
-        step = workflow.start_activity_method(
-            OrderActivities.deliver_order, request, **STEP
-        )
+        step = workflow.start_activity_method(OrderActivities.deliver_order, request, **STEP)
         try:
             return await asyncio.shield(step)
         except asyncio.CancelledError:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -18,12 +19,17 @@ from tests.conftest import SCRIPTS, Shop, wait_until
 
 README = (SCRIPTS.parent / "README.md").read_text()
 SCENARIOS = re.findall(r"^### (\d\. .+?)\n(.+?)(?=^##)", README, re.MULTILINE | re.DOTALL)
-WORKFLOW_BUG = SCENARIOS[5][0]
+RESTART_WORKER = re.search(r"^restart_worker\(\) \{\n.+?^\}\n", README, re.MULTILINE | re.DOTALL)
+# They restart their worker.
+WORKFLOW_BUG, INVALID_ORDERS = SCENARIOS[5][0], SCENARIOS[6][0]
 
 
 def commands(section: str) -> str:
     """The commands of a section of the README."""
-    return "\n".join(re.findall(r"```bash\n(.+?)```", section, re.DOTALL))
+    found = "\n".join(re.findall(r"```bash\n(.+?)```", section, re.DOTALL))
+    # Users have it from the section before.
+    assert RESTART_WORKER
+    return found if RESTART_WORKER[0] in found else RESTART_WORKER[0] + found
 
 
 def without_chance(output: str) -> list[str]:
@@ -44,6 +50,8 @@ def copy_of_the_sample(shop: Shop, name: str) -> Shop:
         "PYTHONPATH": str(root),
         "UV_PROJECT_ENVIRONMENT": sys.prefix,
         "UV_NO_SYNC": "1",
+        # Who is logged in, and decides.
+        "LOGNAME": "ada",
         "TEMPORAL_TASK_QUEUE": f"{shop.environment['TEMPORAL_TASK_QUEUE']}-{name}",
     }
     return replace(
@@ -80,15 +88,18 @@ class Scenario:
 
 @pytest.fixture(scope="module")
 def running(open_shop: Shop) -> Iterator[dict[str, Scenario]]:
-    """The scenarios, all running at once; the one that restarts its worker has its own."""
+    """The scenarios, all running at once; those that restart their worker have their own."""
     shop = copy_of_the_sample(open_shop, "five")
-    buggy_shop = copy_of_the_sample(open_shop, "bug")
+    shops = {
+        WORKFLOW_BUG: copy_of_the_sample(open_shop, "bug"),
+        INVALID_ORDERS: copy_of_the_sample(open_shop, "invalid"),
+    }
     with ExitStack() as stack:
         stack.enter_context(shop.worker())
-        stack.enter_context(buggy_shop.worker())
+        for own_shop in shops.values():
+            stack.enter_context(own_shop.worker())
         scenarios = {
-            title: Scenario(buggy_shop if title == WORKFLOW_BUG else shop, title, section)
-            for title, section in SCENARIOS
+            title: Scenario(shops.get(title, shop), title, section) for title, section in SCENARIOS
         }
         for scenario in scenarios.values():
             stack.callback(scenario.kill)
@@ -104,24 +115,29 @@ def running(open_shop: Shop) -> Iterator[dict[str, Scenario]]:
             timeout=30,
         )
         assert stopped.stdout + stopped.stderr == ""
-        pid_file = buggy_shop.folder / "worker.pid"
-        last_worker = int(pid_file.read_text())
-        stopped = subprocess.run(
-            ["bash", "-c", commands(README.split("## Clean up")[1].split("\n## ")[0])],
-            cwd=buggy_shop.folder,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=30,
-        )
-        assert stopped.stdout + stopped.stderr == ""
-        # It removed its PID file at its very end.
-        assert not pid_file.exists()
-        wait_until(lambda: not psutil.pid_exists(last_worker), "the worker to end")
+        for own_shop in shops.values():
+            pid_file = own_shop.folder / "worker.pid"
+            last_worker = int(pid_file.read_text())
+            stopped = subprocess.run(
+                ["bash", "-c", commands(README.split("## Clean up")[1].split("\n## ")[0])],
+                cwd=own_shop.folder,
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=30,
+            )
+            assert stopped.stdout + stopped.stderr == ""
+            # It removed its PID file at its very end.
+            assert not pid_file.exists()
+            wait_until(partial(is_gone, last_worker), "the worker to end")
 
 
-def test_there_are_six_scenarios() -> None:
-    assert len(SCENARIOS) == 6
+def is_gone(process: int) -> bool:
+    return not psutil.pid_exists(process)
+
+
+def test_there_are_seven_scenarios() -> None:
+    assert len(SCENARIOS) == 7
 
 
 @pytest.mark.parametrize(("title", "section"), SCENARIOS, ids=[title for title, _ in SCENARIOS])

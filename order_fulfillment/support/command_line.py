@@ -8,10 +8,11 @@ import argparse
 import asyncio
 import ipaddress
 import os
+import re
 import shlex
 import sys
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from io import StringIO, TextIOWrapper
 from pathlib import Path
@@ -71,6 +72,17 @@ def workflow_id(argument: str) -> str:
     return argument
 
 
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """An argument type: a whole number from `low` to `high`."""
+
+    def parse(argument: str) -> int:
+        if re.fullmatch("[0-9]{1,9}", argument) and low <= int(argument) <= high:
+            return int(argument)
+        raise argparse.ArgumentTypeError(f"{argument!r} is not a number from {low} to {high}")
+
+    return parse
+
+
 def ip_address_and_port(argument: str) -> str:
     """An argument type: where to listen, such as 127.0.0.1:9464."""
     host, _, port = argument.rpartition(":")
@@ -107,14 +119,14 @@ def command(script: str, *arguments: str) -> str:
     return shlex.join(["uv", "run", str(path), *arguments])
 
 
-def say(line: str) -> None:
-    """Print a line on stdout.
+def say(*fields: str) -> None:
+    """Print a line on stdout, with tabs between its fields.
 
     Raises:
         CommandError: when it cannot be written; with exit code 0 when nobody reads on.
     """
     try:
-        print(printable(line), flush=True)
+        print(*map(printable, fields), sep="\t", flush=True)
     except BrokenPipeError:
         raise CommandError(exit_code=0) from None  # `head -1` has all it wants.
     except OSError as error:
@@ -125,6 +137,26 @@ def hint(line: str) -> None:
     """Tell a person something, on stderr: stdout is for programs."""
     with suppress(OSError):  # Nobody may listen.
         print(printable(line), file=sys.stderr, flush=True)
+
+
+def progress(line: str = "") -> None:
+    """On a terminal, show a line that the next one overwrites; elsewhere do nothing."""
+    if sys.stderr.isatty():
+        with suppress(OSError):
+            print(f"\r\x1b[K{printable(line)}", end="", file=sys.stderr, flush=True)
+
+
+async def side_by_side[T](
+    act: Callable[[T], Awaitable[object]], items: Iterable[T], at_once: int
+) -> None:
+    """Act on all items, on so many of them at once."""
+    waiting = iter(items)
+
+    async def act_on_next() -> None:
+        for item in waiting:
+            await act(item)
+
+    await asyncio.gather(*(act_on_next() for _ in range(at_once)))
 
 
 def run(script: Coroutine[Any, Any, None], *, interrupted: str) -> Never:
