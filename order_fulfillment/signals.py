@@ -132,9 +132,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.verb == "pending":
         run(list_pending(arguments.limit), interrupted="no order has noticed")
+    goes_on = "the orders go on" if len(arguments.ids) > 1 else "the order goes on"
     run(
         act(arguments),
-        interrupted=f"orders go on; see {command('signals.py', 'status', *arguments.ids[:1])}",
+        interrupted=f"{goes_on}; see {command('signals.py', 'status', arguments.ids[0])}",
     )
 
 

@@ -134,9 +134,10 @@ def sides(address: str, stack: ExitStack) -> Iterator[Side]:
         "arg": ORDER,
         "id_reuse_policy": WorkflowIDReusePolicy.REJECT_DUPLICATE,
         "static_summary": "Order of Ada Lovelace",
+        "memo": {"customer": "Ada Lovelace", "total": "47.00 USD"},
     }
     floor = {"workflow": "FloorWorkflow", "arg": 1}
-    decision = ApprovalDecision(approved=True)
+    decision = ApprovalDecision(approved=True, by="Ada")
     for name, queue, start, signal, count, script in (
         ("ours", f"{TASK_QUEUE}-1", order, decision, 1, "worker.py"),
         (

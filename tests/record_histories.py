@@ -86,6 +86,13 @@ async def early_approval(client: Client) -> OrderHandle:
     return order
 
 
+async def small_order(client: Client) -> OrderHandle:
+    order = await place(client, TASK_QUEUE, approval_above_cents=100_00)
+    async with create_worker(client, TASK_QUEUE):
+        await until_status(order, OrderStatus.FULFILLED)
+    return order
+
+
 async def auto_expiry(client: Client) -> OrderHandle:
     order = await place(client, TASK_QUEUE, approval_timeout=0.5)
     async with create_worker(client, TASK_QUEUE):
@@ -157,6 +164,7 @@ SCENARIOS: list[Callable[[Client], Awaitable[OrderHandle]]] = [
     invalid_payment,
     human_in_the_loop,
     early_approval,
+    small_order,
     auto_expiry,
     decision_in_a_race,
     workflow_bug,

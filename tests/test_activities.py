@@ -152,6 +152,14 @@ def test_more_than_is_available_is_refused_with_the_figures(shop: Shop) -> None:
     assert len(shop.query("SELECT * FROM hold_items")) == 1
 
 
+def test_an_unknown_article_is_worth_a_retry(shop: Shop) -> None:
+    with pytest.raises(ApplicationError, match="does not know 'temporal-mug@@@'") as unknown:
+        shop.reserve(replace(RESERVATION, quantities={"temporal-mug@@@": 1}))
+
+    assert (unknown.value.type, unknown.value.non_retryable) == ("UnknownItemError", False)
+    assert shop.rows() == [0, 0, 0, 0]
+
+
 def test_of_forty_orders_for_the_last_ten_pieces_ten_get_one(shop: Shop) -> None:
     one = {"temporal-poster": 1}
 

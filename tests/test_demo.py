@@ -246,7 +246,7 @@ def test_an_unexpected_outcome_ends_with_exit_code_1_and_keeps_the_log(tmp_path:
     assert Path(folder, "worker.log").exists()
 
 
-def test_the_demo_plays_seven_scenarios_to_their_expected_ends(whole_demo: RunningDemo) -> None:
+def test_the_demo_plays_eight_scenarios_to_their_expected_ends(whole_demo: RunningDemo) -> None:
     assert whole_demo.end() == 0, whole_demo.output
 
     summary = re.findall(
@@ -261,6 +261,7 @@ def test_the_demo_plays_seven_scenarios_to_their_expected_ends(whole_demo: Runni
             "human-in-the-loop": "REJECTED",
             "auto-expiry": "EXPIRED",
             "workflow-bug": "FULFILLED, 3 rows",
+            "invalid-orders": "10 FULFILLED, 10 rows",
             "worker-crash": "FULFILLED, 3 rows",
         }.items()
     ]

@@ -101,6 +101,34 @@ async def test_an_order_nobody_decides_about_expires(
 
 
 @pytest.mark.parametrize(
+    ("above", "status", "message"),
+    [
+        (46_99, OrderStatus.EXPIRED, "no decision within 30 s"),
+        (47_00, OrderStatus.FULFILLED, "approved: not above 47.00 USD"),
+    ],
+)
+async def test_an_order_that_costs_no_more_than_the_limit_needs_no_decision(
+    time_skipping_server: Client, task_queue: str, above: int, status: OrderStatus, message: str
+) -> None:
+    async with create_worker(time_skipping_server, task_queue):
+        order = await place(time_skipping_server, task_queue, approval_above_cents=above)
+        result = await order.result()
+
+        assert (result.status, result.message, result.decided_by) == (status, message, None)
+        assert ("TIMER_STARTED" in await events(order)) == (status == OrderStatus.EXPIRED)
+
+
+async def test_a_small_order_that_was_rejected_early_is_not_delivered(
+    dev_server: Client, task_queue: str
+) -> None:
+    order = await place(dev_server, task_queue, approval_above_cents=100_00)
+    await order.signal(OrderWorkflow.approve_order, REJECTED)
+
+    async with create_worker(dev_server, task_queue):
+        assert (await order.result()).status == OrderStatus.REJECTED
+
+
+@pytest.mark.parametrize(
     ("decision", "status"),
     [(APPROVED, OrderStatus.FULFILLED), (REJECTED, OrderStatus.REJECTED)],
 )

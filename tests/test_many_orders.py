@@ -1,0 +1,217 @@
+"""Orders by the dozen: starting them, listing those that wait, deciding about several at once."""
+
+import json
+import re
+import signal
+import sqlite3
+import time
+from collections import Counter
+from contextlib import closing
+from dataclasses import replace
+from uuid import uuid4
+
+from temporalio.client import Client
+
+from order_fulfillment import orders
+from order_fulfillment.shared import CATALOGUE, OrderItem
+from tests.conftest import Shop, wait_until
+from tests.history import ORDER
+
+SPOILED = [OrderItem("temporal-mug@@@", 1, 12_00)]
+
+
+def pending(shop: Shop, *arguments: str) -> list[list[str]]:
+    """The lines of `signals.py pending`, by field."""
+    listed = shop.run("signals.py", "pending", *arguments)
+    assert listed.returncode == 0, listed.stderr
+    return [line.split("\t") for line in listed.stdout.splitlines()]
+
+
+async def test_pending_lists_the_orders_that_wait_and_no_others(
+    shop: Shop, dev_server: Client
+) -> None:
+    queue = shop.environment["TEMPORAL_TASK_QUEUE"]
+    with shop.worker():
+        none = pending(shop)
+        foreign = await dev_server.start_workflow(
+            "AnotherWorkflow", id=f"foreign-{uuid4()}", task_queue=queue
+        )
+        spoiled = await orders.start(
+            dev_server, f"spoiled-{uuid4()}", replace(ORDER, items=SPOILED), queue
+        )
+        elsewhere = await orders.start(dev_server, f"elsewhere-{uuid4()}", ORDER, f"{queue}-2")
+        first = await orders.start(
+            dev_server,
+            f"first-{uuid4()}",
+            replace(ORDER, customer_name="Ada\tB.", approval_timeout=100.0),
+            queue,
+        )
+        started = shop.run("starter.py", "Crowd", "--orders", "60", "--approval-timeout", "100")
+        waiting = started.stdout.split()
+        wait_until(lambda: len(pending(shop)) == 61, "all orders to wait")
+        found = pending(shop)
+        limited = shop.run("signals.py", "pending", "--limit", "2")
+        for order in (foreign, spoiled, elsewhere):
+            await dev_server.get_workflow_handle(order.id).terminate()
+
+    assert none == []
+    assert sorted(order_id for order_id, *_ in found) == sorted([first.id, *waiting])
+    assert found[0][:3] == [first.id, r"Ada\tB.", "47.00 USD"]
+    starts = [start for *_, start in found]
+    assert starts == sorted(starts)
+    assert all(re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", start) for start in starts)
+    assert {customer for _, customer, *_ in found[1:]} == {"Crowd"}
+    assert [line.split("\t") for line in limited.stdout.splitlines()] == found[:2]
+    assert limited.stderr == "more than 2 orders are waiting; see more of them with --limit\n"
+
+
+def test_without_a_worker_pending_says_so_in_time(shop: Shop) -> None:
+    for _ in range(2):
+        shop.start_order()
+    began = time.monotonic()
+
+    unanswered = shop.run("signals.py", "pending")
+
+    assert time.monotonic() - began < 10
+    assert (unanswered.returncode, unanswered.stdout) == (1, "")
+    [line] = unanswered.stderr.splitlines()
+    assert "no worker answers; start one with: uv run" in line
+
+
+def test_the_orders_that_wait_are_approved_through_a_pipe(shop: Shop) -> None:
+    with shop.worker():
+        started = shop.run("starter.py", "--orders", "20", "--approval-timeout", "100")
+        wait_until(lambda: len(pending(shop)) == 20, "all orders to wait")
+        ids = [order_id for order_id, *_ in pending(shop)]
+
+        approved = shop.run("signals.py", "approve", *ids, "--note", "batch", "--by", "Grace")
+        results = shop.run("signals.py", "result", *ids)
+
+    assert sorted(ids) == sorted(started.stdout.split())
+    assert (approved.returncode, approved.stderr) == (0, "")
+    assert sorted(approved.stdout.splitlines()) == sorted(f"{i}\tapproved: batch" for i in ids)
+    assert results.returncode == 0
+    decided = {
+        line.split("\t")[0]: json.loads(line.split("\t")[1]) for line in results.stdout.splitlines()
+    }
+    assert sorted(decided) == sorted(ids)
+    assert {(r["status"], r["decided_by"]) for r in decided.values()} == {("FULFILLED", "Grace")}
+
+
+def test_each_id_that_goes_wrong_has_a_line_and_the_others_go_on(open_shop: Shop) -> None:
+    good = open_shop.start_order()
+
+    mixed = open_shop.run("signals.py", "reject", "order-unknown", good, good)
+
+    assert mixed.returncode == 1
+    assert mixed.stdout == f"{good}\trejected\n"
+    [line] = mixed.stderr.splitlines()
+    assert line.startswith("error: order-unknown: there is no order 'order-unknown'")
+
+
+def test_by_default_the_user_who_is_logged_in_has_decided(open_shop: Shop) -> None:
+    shop = replace(open_shop, environment=open_shop.environment | {"LOGNAME": "ada"})
+    order_id = shop.start_order()
+
+    shop.run("signals.py", "approve", order_id)
+
+    result = json.loads(shop.run("signals.py", "result", order_id).stdout)
+    assert result["decided_by"] == "ada"
+
+
+async def test_a_decision_that_does_not_say_who_made_it_counts(
+    open_shop: Shop, dev_server: Client
+) -> None:
+    order_id = open_shop.start_order()
+
+    await dev_server.get_workflow_handle(order_id).signal("approve_order", {"approved": True})
+
+    result = json.loads(open_shop.run("signals.py", "result", order_id).stdout)
+    assert (result["status"], result["decided_by"]) == ("FULFILLED", None)
+
+
+def test_many_orders_are_started_and_some_of_them_are_invalid(shop: Shop) -> None:
+    started = shop.run(
+        "starter.py", "--orders", "15", "--invalid-percentage", "20", "--approval-above", "500"
+    )
+    ids = started.stdout.split()
+    with shop.worker():
+
+        def statuses() -> Counter[str]:
+            asked = shop.run("signals.py", "status", *ids)
+            return Counter(line.split("\t")[1] for line in asked.stdout.splitlines())
+
+        wait_until(lambda: statuses()["FULFILLED"] == 12, "the valid orders to be fulfilled")
+        stuck = shop.run("signals.py", "status", *ids)
+    with closing(sqlite3.connect(shop.books)) as books:
+        held = books.execute("SELECT sku, quantity FROM hold_items").fetchall()
+        [(paid,)] = books.execute("SELECT count(*) FROM authorizations").fetchall()
+
+    assert (started.returncode, started.stderr) == (0, "15 of 15 orders were started\n")
+    assert len(set(ids)) == 15
+    lines = [line for line in stuck.stdout.splitlines() if line.endswith("RESERVING_INVENTORY")]
+    assert len(lines) == 3
+    for line in lines:
+        assert re.search(
+            rf"^{line.split()[0]}: reserve_inventory, attempt \d+ failed: "
+            r"UnknownItemError: the warehouse does not know 'temporal-[a-z]+@@@'$",
+            stuck.stderr,
+            re.MULTILINE,
+        )
+    assert paid == 15
+    assert {sku for sku, _ in held} <= CATALOGUE.keys()
+    assert {quantity for _, quantity in held} <= {1, 2, 3}
+
+
+def test_the_results_of_many_orders_are_printed_as_they_end(open_shop: Shop) -> None:
+    ended = open_shop.run(
+        "starter.py", "--orders", "5", "--approval-timeout", "0.1", "--wait-result"
+    )
+
+    assert ended.returncode == 0
+    ids, results = ended.stdout.splitlines()[:5], ended.stdout.splitlines()[5:]
+    assert sorted(json.loads(result)["order_id"] for result in results) == sorted(ids)
+    assert ended.stderr == "5 of 5 orders were started\n5 EXPIRED\n"
+
+
+def test_when_some_of_many_orders_fail_the_exit_code_says_so(open_shop: Shop) -> None:
+    failed = open_shop.run("starter.py", "--orders", "3", "--card-expiry", "12/23", "--wait-result")
+
+    assert failed.returncode == 1
+    assert len(failed.stdout.splitlines()) == 3
+    first, *failures, summary, last = failed.stderr.splitlines()
+    assert first == "3 of 3 orders were started"
+    assert len([line for line in failures if "PaymentValidationError" in line]) == 3
+    assert (summary, last) == ("3 FAILED", "error: not all orders have a result")
+
+
+def test_ctrl_c_says_how_many_orders_were_started(shop: Shop) -> None:
+    starter = shop.start("starter.py", "--orders", "10000")
+    assert starter.stdout
+    starter.stdout.readline()
+
+    starter.send_signal(signal.SIGINT)
+    rest, stderr = starter.communicate(timeout=30)
+
+    count, interrupted = stderr.splitlines()
+    printed = 1 + len(rest.splitlines())
+    assert starter.returncode == 130
+    assert count == f"{printed} of 10000 orders were started"
+    assert interrupted == "interrupted: the orders that were started go on"
+    assert 0 < printed < 10_000
+
+
+async def test_the_customer_of_an_order_is_shown_without_its_full_length(
+    shop: Shop, dev_server: Client
+) -> None:
+    order = await orders.start(
+        dev_server,
+        f"order-{uuid4()}",
+        replace(ORDER, customer_name="é" * 60_000),
+        shop.environment["TEMPORAL_TASK_QUEUE"],
+    )
+
+    memo = await (await order.describe()).memo()
+
+    await order.terminate()
+    assert memo == {"customer": "é" * 100, "total": "47.00 USD"}
