@@ -1,5 +1,9 @@
 """Plays the whole sample, with nothing to set up: `uv run order_fulfillment/demo.py`."""
 
+import order_fulfillment.support.early_interrupt  # noqa: F401
+
+# isort: split
+
 import asyncio
 import re
 import shlex
@@ -226,6 +230,23 @@ class Demo:
             await handle.terminate("the demo that started it has ended")
 
 
+async def another_server(failure: CommandError) -> None:
+    """Wait for the server of another demo, which was faster to take the port.
+
+    Raises:
+        CommandError: the failure, when there is no such server.
+    """
+    from order_fulfillment.support.connection import NoServerError, connect
+
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        with suppress(NoServerError):
+            await connect()
+            return
+        await asyncio.sleep(0.2)
+    raise failure
+
+
 async def perform(names: list[str], keep: bool) -> None:
     """Set up, play the scenarios, sum up and clean up.
 
@@ -253,9 +274,15 @@ async def perform(names: list[str], keep: bool) -> None:
             client = await connect()
             origin = "found running; left as it is"
         except NoServerError as error:
-            await stage.start_dev_server(error)
+            try:
+                await stage.start_dev_server(error)
+                origin = "started by this demo"
+            except NoServerError:
+                raise
+            except CommandError as failure:
+                await another_server(failure)
+                origin = "started meanwhile by somebody else"
             client = await connect()
-            origin = "started by this demo"
         address = client.service_client.config.target_host
         ui = web_ui(address)
         demo = Demo(stage, client)
@@ -298,6 +325,8 @@ async def perform(names: list[str], keep: bool) -> None:
                 async with server_errors():
                     await demo.close_orders()
         if not as_expected:
+            if not origin.endswith("this demo"):
+                await connect()  # Its server may have stopped: that is the error, then.
             raise CommandError(f"not all ended as expected; the logs are in {stage.folder}")
         stage.say("All that the demo started stops now; --keep holds it until Ctrl-C.")
 

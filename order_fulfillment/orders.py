@@ -308,11 +308,15 @@ async def results(
 async def _news(order: OrderHandle) -> AsyncIterator[str]:
     """What the server, which needs no worker for it, tells of an order until it ends."""
     seen: object = None
+    run_id = None
     since = 0.0
     pause = 0.1
     while True:
         try:
             description = await _describe(order)
+            if run_id not in (None, description.run_id):
+                yield f"the workflow was reset; the order goes on in run {description.run_id}"
+            run_id = description.run_id
             if description.status != WorkflowExecutionStatus.RUNNING:
                 return
             for news in _progress(description):

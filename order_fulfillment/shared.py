@@ -6,6 +6,16 @@ from enum import StrEnum
 
 TASK_QUEUE = "order-fulfillment"
 
+# What an order and a decision may be. Whoever sends them need not be one of our scripts, and an
+# order that outgrows what Temporal can keep could neither end nor be canceled.
+MAX_TEXT_BYTES = 64_000
+MAX_CODE_BYTES = 100
+MAX_ITEMS = 100
+MAX_QUANTITY = 1000
+MAX_CENTS = 10**11
+MIN_APPROVAL_SECONDS = 0.1
+MAX_APPROVAL_SECONDS = 30 * 24 * 60 * 60
+
 
 class OrderStatus(StrEnum):
     """Where an order stands. The last five are final."""
@@ -51,6 +61,11 @@ class OrderItem:
     quantity: int
     unit_price_cents: int
 
+    def __post_init__(self) -> None:
+        _check_text("SKU", self.sku)
+        _check_number("quantity", self.quantity, 1, MAX_QUANTITY)
+        _check_number("price", self.unit_price_cents, 0, MAX_CENTS)
+
 
 @dataclass(frozen=True)
 class Card:
@@ -60,6 +75,10 @@ class Card:
 
     expiry: str
     """MM/YY; the card is valid to the end of that month, in UTC."""
+
+    def __post_init__(self) -> None:
+        _check_text("card token", self.token)
+        _check_text("card expiry", self.expiry)
 
 
 @dataclass(frozen=True)
@@ -72,7 +91,11 @@ class Simulation:
 
 @dataclass(frozen=True)
 class Order:
-    """What a customer ordered. Its ID is the ID of the workflow that fulfills it."""
+    """What a customer ordered. Its ID is the ID of the workflow that fulfills it.
+
+    Raises:
+        ValueError: when there can be no such order.
+    """
 
     customer_name: str
     items: list[OrderItem]
@@ -86,6 +109,15 @@ class Order:
     """An order that costs no more than this needs no decision."""
 
     simulation: Simulation = Simulation()
+
+    def __post_init__(self) -> None:
+        _check_text("customer name", self.customer_name, MAX_TEXT_BYTES)
+        _check_text("currency", self.currency)
+        _check_number("number of items", len(self.items), 1, MAX_ITEMS)
+        _check_number(
+            "approval timeout", self.approval_timeout, MIN_APPROVAL_SECONDS, MAX_APPROVAL_SECONDS
+        )
+        _check_number("approval limit", self.approval_above_cents, 0, MAX_CENTS)
 
     @property
     def total_cents(self) -> int:
@@ -103,13 +135,21 @@ class Order:
 
 @dataclass(frozen=True)
 class ApprovalDecision:
-    """What a human decided about an order: the argument of the `approve_order` signal."""
+    """What a human decided about an order: the argument of the `approve_order` signal.
+
+    Raises:
+        ValueError: when note or name is too long.
+    """
 
     approved: bool
     note: str | None = None
 
     by: str | None = None
     """Who decided, as they say themselves."""
+
+    def __post_init__(self) -> None:
+        _check_text("note", self.note or "", MAX_TEXT_BYTES)
+        _check_text("name", self.by or "", MAX_TEXT_BYTES)
 
     @property
     def message(self) -> str:
@@ -194,3 +234,14 @@ def parse_card_expiry(card_expiry: str) -> tuple[int, int]:
     if match is None:
         raise ValueError(f"{card_expiry!r} is not an expiry date of the form MM/YY")
     return 2000 + int(match[2]), int(match[1])
+
+
+def _check_text(what: str, text: str, max_bytes: int = MAX_CODE_BYTES) -> None:
+    size = len(text.encode())
+    if size > max_bytes:
+        raise ValueError(f"the {what} is {size} bytes long, at most {max_bytes} are allowed")
+
+
+def _check_number(what: str, number: float, low: float, high: float) -> None:
+    if not low <= number <= high:
+        raise ValueError(f"the {what} is {number}, and not from {low} to {high}")

@@ -1,5 +1,9 @@
 """Decides about orders and asks how they stand: `uv run signals.py approve order-123`."""
 
+import order_fulfillment.support.early_interrupt  # noqa: F401
+
+# isort: split
+
 import getpass
 import json
 from argparse import Namespace
@@ -7,7 +11,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from order_fulfillment.shared import TASK_QUEUE, ApprovalDecision
+from order_fulfillment.shared import MAX_TEXT_BYTES, TASK_QUEUE, ApprovalDecision
 from order_fulfillment.support.command_line import (
     ArgumentParser,
     CommandError,
@@ -111,12 +115,15 @@ def main() -> None:
         )
         if verb in ("approve", "reject"):
             subparser.add_argument(
-                "--note", metavar="TEXT", type=limited_text, help="why, in your words"
+                "--note",
+                metavar="TEXT",
+                type=limited_text(MAX_TEXT_BYTES),
+                help="why, in your words",
             )
             subparser.add_argument(
                 "--by",
                 metavar="NAME",
-                type=limited_text,
+                type=limited_text(MAX_TEXT_BYTES),
                 default=_user(),
                 help="who decides (default: the user who is logged in)",
             )

@@ -1,5 +1,9 @@
 """Starts an order, or many: `uv run starter.py "Ada Lovelace"`."""
 
+import order_fulfillment.support.early_interrupt  # noqa: F401
+
+# isort: split
+
 import argparse
 import json
 import re
@@ -12,6 +16,10 @@ from secrets import token_hex
 
 from order_fulfillment.shared import (
     CATALOGUE,
+    MAX_APPROVAL_SECONDS,
+    MAX_QUANTITY,
+    MAX_TEXT_BYTES,
+    MIN_APPROVAL_SECONDS,
     TASK_QUEUE,
     Card,
     Order,
@@ -34,9 +42,6 @@ from order_fulfillment.support.command_line import (
 )
 
 MAX_ORDERS = 10_000
-MIN_APPROVAL_SECONDS = 0.1
-MAX_APPROVAL_SECONDS = 30 * 24 * 60 * 60
-MAX_QUANTITY = 1000
 
 
 async def start(order_id: str, order: Order, wait: bool) -> None:
@@ -140,7 +145,7 @@ def create_parser() -> ArgumentParser:
         "name",
         metavar="NAME",
         nargs="?",
-        type=limited_text,
+        type=limited_text(MAX_TEXT_BYTES),
         default="Ada Lovelace",
         help="who ordered (default: %(default)s)",
     )

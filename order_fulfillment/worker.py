@@ -1,11 +1,15 @@
 """Hosts the order workflow and its activities: `uv run worker.py`."""
 
+import order_fulfillment.support.early_interrupt  # noqa: F401
+
+# isort: split
+
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from order_fulfillment.shared import TASK_QUEUE
+from order_fulfillment.shared import TASK_QUEUE, Order
 from order_fulfillment.support import stopping
 from order_fulfillment.support.command_line import ArgumentParser, ip_address_and_port, run
 from order_fulfillment.support.pid_file import held
@@ -31,11 +35,12 @@ def create_worker(
 
     from order_fulfillment.activities import OrderActivities
     from order_fulfillment.support.signal_interceptor import SignalGuard
+    from order_fulfillment.support.workflow_input import InputGuard, checking_input
     from order_fulfillment.workflow import OrderWorkflow
 
     steps = OrderActivities(services)
     return Worker(
-        client,
+        checking_input(client, Order),
         # Starters put orders on this queue; any number of workers take them from it.
         task_queue=task_queue,
         workflows=[OrderWorkflow],
@@ -43,7 +48,7 @@ def create_worker(
         # Activities that are no `async def` run in these threads, one in each at a time.
         activity_executor=ThreadPoolExecutor(ACTIVITY_THREADS),
         max_concurrent_activities=ACTIVITY_THREADS,
-        interceptors=[SignalGuard()],
+        interceptors=[InputGuard(), SignalGuard()],
         workflow_task_executor=executor,
         # Time for running activities to finish after SIGTERM.
         graceful_shutdown_timeout=timedelta(seconds=stopping.ACTIVITY_SECONDS),
@@ -61,19 +66,21 @@ async def work(pid_file: Path, metrics_address: str | None, shop_db: Path) -> No
     """Serve orders until told to stop.
 
     Raises:
-        CommandError: when there is no server, another worker holds the PID file or the address
-            of the metrics, or the services cannot keep their books.
+        CommandError: when there is no server, it refuses the task queue, another worker holds the
+            PID file or the address of the metrics, or the services cannot keep their books.
     """
     stop = stopping.stop_requested()
     # The SDK is imported only now: it takes most of a second, in which a signal may come.
     from order_fulfillment.services import ShopServices
-    from order_fulfillment.support.connection import connect, task_queue
+    from order_fulfillment.support.connection import check_task_queue, connect, task_queue
     from order_fulfillment.support.telemetry import set_up_telemetry
 
     client = await connect(set_up_telemetry(metrics_address))
+    queue = task_queue(TASK_QUEUE)
+    await check_task_queue(client, queue)
     with held(pid_file):
         executor = stopping.WorkflowTaskExecutor(max_workers=100)
-        worker = create_worker(client, task_queue(TASK_QUEUE), ShopServices(shop_db), executor)
+        worker = create_worker(client, queue, ShopServices(shop_db), executor)
         await stopping.serve(worker, executor, stop)
 
 

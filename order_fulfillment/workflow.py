@@ -150,7 +150,7 @@ class OrderWorkflow:
         if self._decision is None:
             self._decision = decision
         else:
-            workflow.logger.warning("Ignored %r: the first decision stands", decision.message)
+            workflow.logger.warning("Ignored %.100r: the first decision stands", decision.message)
 
     @workflow.query
     def status(self) -> OrderStatus:

@@ -118,6 +118,17 @@ class Shop:
             process.kill()
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
+    def temporal(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of the Temporal CLI to its end."""
+        return subprocess.run(
+            ["temporal", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
     def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
         """Start a script and go on."""
         return subprocess.Popen(

@@ -15,10 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from temporalio.client import Client
 
-from order_fulfillment.starter import MAX_APPROVAL_SECONDS, MIN_APPROVAL_SECONDS, create_parser
+from order_fulfillment.shared import (
+    MAX_APPROVAL_SECONDS,
+    MAX_TEXT_BYTES,
+    MIN_APPROVAL_SECONDS,
+)
+from order_fulfillment.starter import MAX_ORDERS, create_parser
 from order_fulfillment.support.command_line import (
     MAX_ID_CHARACTERS,
-    MAX_TEXT_BYTES,
     limited_text,
     printable,
     workflow_id,
@@ -246,6 +250,9 @@ OPTIONS = [
     "--card-expiry",
     "--approval-timeout",
     "--inventory-recovers-after",
+    "--approval-above",
+    "--orders",
+    "--invalid-percentage",
     "--simulate-inventory-downtime",
     "--wait-result",
     "--help",
@@ -254,7 +261,7 @@ OPTIONS = [
 
 @UNHURRIED
 @given(
-    option=st.sampled_from(OPTIONS[:4]),
+    option=st.sampled_from(OPTIONS[:7]),
     argument=ARGUMENTS | st.from_regex(r"\A(0[1-9]|1[012])/\d{2}") | st.floats().map(str),
 )
 def test_an_option_is_in_range_or_refused(option: str, argument: str) -> None:
@@ -275,9 +282,13 @@ def assert_in_range_or_refused(arguments: list[str]) -> None:
     except SystemExit as exit:
         status = exit.code
     else:
-        assert limited_text(accepted.name) == accepted.name
-        assert workflow_id(accepted.workflow_id) == accepted.workflow_id
-        assert 0 < len(accepted.workflow_id) <= MAX_ID_CHARACTERS
+        assert limited_text(MAX_TEXT_BYTES)(accepted.name) == accepted.name
+        if accepted.workflow_id is not None:  # By default the starter makes one up.
+            assert workflow_id(accepted.workflow_id) == accepted.workflow_id
+            assert 0 < len(accepted.workflow_id) <= MAX_ID_CHARACTERS
+        assert accepted.approval_above >= 0
+        assert accepted.orders is None or 1 <= accepted.orders <= MAX_ORDERS
+        assert accepted.invalid_percentage in (None, *range(101))
         assert re.fullmatch(r"[01]\d/\d\d", accepted.card_expiry, re.ASCII)
         assert MIN_APPROVAL_SECONDS <= accepted.approval_timeout <= MAX_APPROVAL_SECONDS
         assert accepted.inventory_recovers_after in (None, 0, 1, 2, 3)

@@ -10,8 +10,9 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 from temporalio.workflow import SandboxImportNotificationPolicy
 
 from order_fulfillment.activities import OrderActivities
-from order_fulfillment.shared import ApprovalDecision, OrderStatus
+from order_fulfillment.shared import ApprovalDecision, Order, OrderStatus
 from order_fulfillment.support.signal_interceptor import SignalGuard
+from order_fulfillment.support.workflow_input import InputGuard, checking_input
 from order_fulfillment.workflow import OrderWorkflow
 from tests.history import ORDER, services
 
@@ -25,13 +26,13 @@ async def test_an_order_loads_nothing_into_the_sandbox_by_accident(
     )
     steps = OrderActivities(services())
     async with Worker(
-        dev_server,
+        checking_input(dev_server, Order),
         task_queue="strict-sandbox",
         workflows=[OrderWorkflow],
         activities=[steps.process_payment, steps.reserve_inventory, steps.deliver_order],
         activity_executor=ThreadPoolExecutor(3),
         max_concurrent_activities=3,
-        interceptors=[SignalGuard()],
+        interceptors=[InputGuard(), SignalGuard()],
         workflow_runner=SandboxedWorkflowRunner(strict),
     ):
         result = await dev_server.execute_workflow(

@@ -287,6 +287,84 @@ def test_interrupted_waiting_leaves_the_order_alone(open_shop: Shop, arguments: 
     assert open_shop.run("signals.py", "approve", order_id).returncode == 0
 
 
+# Python runs it before a script, and Ctrl-C comes when the script imports a certain module.
+INTERRUPT = """
+import os, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["INTERRUPT_AT"]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "module"),
+    [
+        ("starter.py", "argparse"),
+        ("starter.py", "temporalio.client"),
+        ("signals.py", "asyncio"),
+        ("worker.py", "asyncio"),
+        ("demo.py", "asyncio"),
+    ],
+)
+def test_ctrl_c_ends_a_script_in_one_line_while_its_modules_load(
+    shop: Shop, script: str, module: str
+) -> None:
+    (shop.folder / "sitecustomize.py").write_text(INTERRUPT)
+    shop.environment |= {"PYTHONPATH": str(shop.folder), "INTERRUPT_AT": module}
+
+    interrupted = shop.run(script, *(["pending"] if script == "signals.py" else []))
+
+    assert (interrupted.returncode, interrupted.stdout) == (130, "")
+    assert "interrupted: " in one_line(interrupted.stderr)
+
+
+async def test_a_waiting_script_follows_a_reset_and_says_so(
+    open_shop: Shop, dev_server: Client
+) -> None:
+    order_id = open_shop.start_order("--approval-timeout", "60")
+    waiting = open_shop.start("signals.py", "result", order_id)
+    assert waiting.stderr
+    assert "AWAITING_APPROVAL" in waiting.stderr.readline()
+
+    reset = open_shop.temporal(
+        *("workflow", "reset", "--workflow-id", order_id, "--event-id", "4", "--reason", "test")
+    )
+    assert "the workflow was reset; the order goes on in run " in waiting.stderr.readline()
+    open_shop.run("signals.py", "approve", order_id)
+    stdout, _ = waiting.communicate(timeout=30)
+
+    assert reset.returncode == 0, reset.stderr
+    assert (waiting.returncode, json.loads(stdout)["status"]) == (0, "FULFILLED")
+
+
+def test_an_order_that_is_retried_for_ever_says_why(shop: Shop) -> None:
+    broken = shop.with_change(
+        "services.py",
+        "        now = self._now()\n        reference",
+        "        raise KeyError('rate')\n        reference",
+    )
+    error = "process_payment, attempt 1 failed: KeyError: 'rate'"
+    with broken.worker():
+        waiting = shop.start("starter.py", "--wait-result")
+        assert waiting.stdout and waiting.stderr
+        order_id = waiting.stdout.readline().strip()
+        seen = [waiting.stderr.readline() for _ in range(3)]
+        status = shop.run("signals.py", "status", order_id)
+        canceled = shop.temporal("workflow", "cancel", "--workflow-id", order_id)
+        waiting.communicate(timeout=30)
+        after = shop.run("signals.py", "status", order_id)
+
+    assert seen[1:] == ["status: PROCESSING_PAYMENT\n", f"{error}\n"]
+    assert status.stdout == "PROCESSING_PAYMENT\n"
+    assert re.fullmatch(r"process_payment, attempt \d+ failed: KeyError: 'rate'\n", status.stderr)
+    assert canceled.returncode == 0
+    assert (waiting.returncode, after.stdout) == (1, "CANCELED\n")
+
+
 async def test_another_kind_of_workflow_is_not_taken_for_an_order(
     open_shop: Shop, dev_server: Client
 ) -> None:

@@ -248,3 +248,17 @@ def the_line(run: subprocess.CompletedProcess[str]) -> str:
 def seconds_since_contact(listener: Listener) -> float:
     assert listener.first_contact
     return time.monotonic() - listener.first_contact
+
+
+@pytest.mark.parametrize("refused", ["x" * 1001, "/_sys/x"])
+def test_a_task_queue_that_the_server_refuses_is_named_in_one_line(
+    shop: Shop, refused: str
+) -> None:
+    shop.environment["TEMPORAL_TASK_QUEUE"] = refused
+
+    for script in ("worker.py", "starter.py"):
+        ended = shop.run(script)
+
+        assert (ended.returncode, ended.stdout) == (1, "")
+        [line] = ended.stderr.splitlines()
+        assert "the Temporal server refuses: " in line

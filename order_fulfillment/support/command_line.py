@@ -18,7 +18,8 @@ from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import Any, Never, NoReturn
 
-MAX_TEXT_BYTES = 64_000
+from order_fulfillment.support import early_interrupt
+
 MAX_ID_CHARACTERS = 255
 
 SCRIPTS = Path(__file__).parent.parent
@@ -50,15 +51,19 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
 
 
-def limited_text(argument: str) -> str:
-    """An argument type: text of at most `MAX_TEXT_BYTES` that Temporal can keep."""
-    try:
-        size = len(argument.encode())
-    except UnicodeEncodeError:
-        raise argparse.ArgumentTypeError("not valid UTF-8") from None
-    if size > MAX_TEXT_BYTES:
-        raise argparse.ArgumentTypeError(f"{size} bytes long, at most {MAX_TEXT_BYTES} are allowed")
-    return argument
+def limited_text(max_bytes: int) -> Callable[[str], str]:
+    """An argument type: text of at most so many bytes that Temporal can keep."""
+
+    def parse(argument: str) -> str:
+        try:
+            size = len(argument.encode())
+        except UnicodeEncodeError:
+            raise argparse.ArgumentTypeError("not valid UTF-8") from None
+        if size > max_bytes:
+            raise argparse.ArgumentTypeError(f"{size} bytes long, at most {max_bytes} are allowed")
+        return argument
+
+    return parse
 
 
 def workflow_id(argument: str) -> str:
@@ -176,6 +181,7 @@ def run(script: Coroutine[Any, Any, None], *, interrupted: str) -> Never:
 
 
 def _run(script: Coroutine[Any, Any, None], interrupted: str) -> int:
+    early_interrupt.disable()
     # Python has None for a stream that was closed, and prints what is meant for it elsewhere.
     sys.stdout = sys.stdout or StringIO()
     sys.stderr = sys.stderr or StringIO()

@@ -7,7 +7,8 @@ import shlex
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest, DescribeTaskQueueRequest
 from temporalio.client import Client
 from temporalio.envconfig import ClientConfig
 from temporalio.runtime import Runtime, TelemetryConfig
@@ -75,6 +76,17 @@ async def server_errors(seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
 def task_queue(default: str) -> str:
     """The task queue on which clients and workers meet: TEMPORAL_TASK_QUEUE, or the default."""
     return os.environ.get("TEMPORAL_TASK_QUEUE") or default
+
+
+async def check_task_queue(client: Client, name: str) -> None:
+    """See that the server takes a task queue of this name: a worker would never hear of it.
+
+    Raises:
+        CommandError: when it does not.
+    """
+    request = DescribeTaskQueueRequest(namespace=client.namespace, task_queue=TaskQueue(name=name))
+    async with server_errors():
+        await client.workflow_service.describe_task_queue(request)
 
 
 async def connect(runtime: Runtime | None = None) -> Client:
