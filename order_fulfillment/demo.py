@@ -198,7 +198,7 @@ class Demo:
                 line.removesuffix(" &"), self.stage.folder / "worker.log", ready=" is polling "
             )
             return []
-        output = await self.stage.run(line)
+        output = await self.stage.run(line, fatal="the Temporal server gave no answer")
         if "starter.py" in line:
             ids = (re.fullmatch(r"(order-[0-9a-f]{8})(-\d+)?", line) for line in output)
             if first := next(filter(None, ids), None):
@@ -238,7 +238,7 @@ async def another_server(failure: CommandError) -> None:
     """
     from order_fulfillment.support.connection import NoServerError, connect
 
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 3
     while time.monotonic() < deadline:
         with suppress(NoServerError):
             await connect()

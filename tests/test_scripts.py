@@ -350,7 +350,8 @@ def test_an_order_that_is_retried_for_ever_says_why(shop: Shop) -> None:
     error = "process_payment, attempt 1 failed: KeyError: 'rate'"
     with broken.worker():
         waiting = shop.start("starter.py", "--wait-result")
-        assert waiting.stdout and waiting.stderr
+        assert waiting.stdout
+        assert waiting.stderr
         order_id = waiting.stdout.readline().strip()
         seen = [waiting.stderr.readline() for _ in range(3)]
         status = shop.run("signals.py", "status", order_id)

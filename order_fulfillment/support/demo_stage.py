@@ -59,11 +59,11 @@ class Stage:
         except OSError as error:
             raise CommandError(f"cannot write the output: {error.strerror}") from None
 
-    async def run(self, line: str) -> list[str]:
+    async def run(self, line: str, fatal: str) -> list[str]:
         """Run a line in the shell, show its output and return it.
 
         Raises:
-            CommandError: when it takes too long.
+            CommandError: when it takes too long, or says what is fatal.
         """
         process = await asyncio.create_subprocess_exec(
             *("sh", "-c", line),
@@ -81,6 +81,8 @@ class Stage:
                     async for data in process.stdout:
                         output.append(data.decode(errors="replace").rstrip("\n"))
                         self.say(output[-1])
+                        if fatal in output[-1]:
+                            raise CommandError(fatal)
                     await process.wait()
         except TimeoutError:
             raise CommandError(f"took more than {PATIENCE_SECONDS} seconds: {line}") from None
