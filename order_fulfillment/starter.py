@@ -94,7 +94,8 @@ async def start_many(count: int, invalid: int, model: Order, wait: bool) -> None
         )
     finally:
         progress()
-        hint(f"{len(started)} of {count} orders were started")
+        ids = "" if len(started) == count else f"; all IDs begin with {batch}"
+        hint(f"{len(started)} of {count} orders were started{ids}")
     if not wait:
         return
     outcomes = Counter[str]()

@@ -153,10 +153,10 @@ class Shop:
         return started.stdout.strip()
 
     def wait_for_status(self, order_id: str, status: str) -> None:
-        """Wait until the order has this status."""
+        """Wait until the order has this status; the Temporal CLI starts sooner than Python."""
+        query = ("workflow", "query", "--type", "status", "--workflow-id", order_id)
         wait_until(
-            lambda: self.run("signals.py", "status", order_id).stdout.strip() == status,
-            f"{order_id} to be {status}",
+            lambda: f'"{status}"' in self.temporal(*query).stdout, f"{order_id} to be {status}"
         )
 
     @contextmanager
