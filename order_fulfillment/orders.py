@@ -141,12 +141,7 @@ async def find(client: Client, order_id: str) -> OrderHandle:
         OrderNotFoundError: when there is none, or the ID is that of another kind of workflow.
     """
     order = client.get_workflow_handle_for(OrderWorkflow.run, order_id)
-    try:
-        description = await _describe(order)
-    except NotFoundError:
-        raise OrderNotFoundError(
-            f"there is no order {order_id!r}; start one with: {command('starter.py')}"
-        ) from None
+    description = await _describe(order)
     if description.workflow_type != "OrderWorkflow":
         raise OrderNotFoundError(f"{order_id!r} is no order, but another kind of workflow")
     return order
@@ -182,7 +177,7 @@ async def pending(
     task_queue: str = TASK_QUEUE,
     report: Callable[[str], object] = lambda news: None,
 ) -> AsyncIterator[PendingOrder]:
-    """The orders that wait for a decision, longest waiting first.
+    """The orders that wait for a decision, oldest first.
 
     Args:
         client: The client.
@@ -214,7 +209,11 @@ async def pending(
                     str(await order.memo_value("total", "?")),
                     order.start_time,
                 )
-            elif isinstance(answer, BaseException) and not isinstance(answer, OrderError):
+            elif isinstance(answer, BaseException) and not isinstance(
+                # It is an order of another program, or was deleted meanwhile.
+                answer,
+                OrderError | NotFoundError,
+            ):
                 raise answer
 
 
@@ -283,7 +282,10 @@ async def results(
 
     async def end(order_id: str) -> tuple[str, str, OrderResult | OrderFailedError] | None:
         order = client.get_workflow_handle_for(OrderWorkflow.run, order_id)
-        description = await _describe(order)
+        try:
+            description = await _describe(order)
+        except OrderNotFoundError as error:
+            return order_id, "DELETED", OrderFailedError(str(error))
         # The list may be behind, at both ends.
         if description.status in (WorkflowExecutionStatus.RUNNING, None):
             return None
@@ -382,8 +384,13 @@ async def _result(order: OrderHandle) -> OrderResult:
 
 
 async def _describe(order: OrderHandle) -> WorkflowExecutionDescription:
-    async with server_errors():
-        return await order.describe()
+    try:
+        async with server_errors():
+            return await order.describe()
+    except NotFoundError:
+        raise OrderNotFoundError(
+            f"there is no order {order.id!r}; start one with: {command('starter.py')}"
+        ) from None
 
 
 async def _query(order: OrderHandle, query: str) -> object:

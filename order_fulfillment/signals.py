@@ -48,9 +48,10 @@ async def act(arguments: Namespace) -> None:
     order_ids = dict.fromkeys(arguments.ids)
     several = len(order_ids) > 1
     went_wrong = 0
+    unwritten: CommandError | None = None
 
     async def act_on(order_id: str) -> None:
-        nonlocal went_wrong
+        nonlocal went_wrong, unwritten
         prefix = f"{order_id}: " if several else ""
         try:
             order = await orders.find(client, order_id)
@@ -58,13 +59,20 @@ async def act(arguments: Namespace) -> None:
         except CommandError as error:
             went_wrong += 1
             hint(f"error: {prefix}{error}")
-        else:
+            return
+        try:
             if answer:
                 say(*([order_id] if several else []), answer)
+        except CommandError as error:
+            if arguments.verb not in ("approve", "reject"):
+                raise
+            unwritten = error  # Nobody reads on, but every order is to be decided about.
 
     await side_by_side(act_on, order_ids, orders.SIDE_BY_SIDE)
     if went_wrong:
         raise CommandError  # Each has had its line.
+    if unwritten:
+        raise unwritten
 
 
 async def _answer(order: "OrderHandle", arguments: Namespace, prefix: str) -> str:
@@ -97,7 +105,7 @@ async def list_pending(limit: int) -> None:
     listed = 0
     async for order in orders.pending(await connect(), task_queue(TASK_QUEUE), report=hint):
         if listed == limit:
-            hint(f"more than {limit} orders are waiting; see more of them with --limit")
+            hint(f"more orders are waiting than the limit of {limit}; see them with --limit")
             break
         listed += 1
         started = f"{order.started:%Y-%m-%dT%H:%M:%SZ}"

@@ -94,8 +94,10 @@ async def start_many(count: int, invalid: int, model: Order, wait: bool) -> None
         )
     finally:
         progress()
-        ids = "" if len(started) == count else f"; all IDs begin with {batch}"
-        hint(f"{len(started)} of {count} orders were started{ids}")
+        rest = (
+            "" if len(started) == count else f", perhaps a few more; their IDs begin with {batch}"
+        )
+        hint(f"{len(started)} of {count} orders were started{rest}")
     if not wait:
         return
     outcomes = Counter[str]()

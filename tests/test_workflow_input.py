@@ -6,7 +6,14 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from temporalio.client import Client, WorkflowFailureError, WorkflowHandle
+from temporalio.api.common.v1 import Payload
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHandle,
+)
+from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
 from temporalio.worker import Replayer
 
@@ -23,7 +30,7 @@ from order_fulfillment.support.signal_interceptor import SignalGuard
 from order_fulfillment.support.workflow_input import InputGuard, input_converter
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop
-from tests.history import ORDER, create_worker, place, until_status
+from tests.history import ORDER, create_worker, place, until_event, until_status
 
 VALID: dict[str, Any] = asdict(ORDER)
 MUG: dict[str, Any] = VALID["items"][1]
@@ -85,6 +92,23 @@ async def test_an_input_that_is_no_order_fails_at_once(
     assert re.search(reason, failed.value.cause.message)
     assert len(failed.value.cause.message) < 1000
     await assert_replays(order)
+
+
+async def test_an_input_in_an_unknown_encoding_waits_for_a_worker_that_knows_it(
+    dev_server: Client, task_queue: str
+) -> None:
+    encrypted = Payload(metadata={"encoding": b"binary/encrypted"}, data=b"?")
+    order_id = f"order-{uuid4()}"
+    await dev_server.start_workflow(
+        "OrderWorkflow", RawValue(encrypted), id=order_id, task_queue=task_queue
+    )
+    order = dev_server.get_workflow_handle_for(OrderWorkflow.run, order_id)
+
+    async with create_worker(dev_server, task_queue):
+        await until_event(order, "WORKFLOW_TASK_FAILED")
+
+    assert (await order.describe()).status == WorkflowExecutionStatus.RUNNING
+    await order.terminate()
 
 
 def test_the_waiting_script_says_what_is_wrong_with_the_input(open_shop: Shop) -> None:

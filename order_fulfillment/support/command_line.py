@@ -181,7 +181,6 @@ def run(script: Coroutine[Any, Any, None], *, interrupted: str) -> Never:
 
 
 def _run(script: Coroutine[Any, Any, None], interrupted: str) -> int:
-    early_interrupt.disable()
     # Python has None for a stream that was closed, and prints what is meant for it elsewhere.
     sys.stdout = sys.stdout or StringIO()
     sys.stderr = sys.stderr or StringIO()
@@ -189,6 +188,7 @@ def _run(script: Coroutine[Any, Any, None], interrupted: str) -> int:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
+        early_interrupt.disable()
         asyncio.run(script)
     except CommandError as error:
         if str(error):

@@ -82,6 +82,7 @@ class _Formatter(logging.Formatter):
             line.exc_info = line.exc_text = None
         elif message.startswith(_UNREADABLE_SIGNAL):
             message = f"Ignored an unreadable signal: {error and error.__cause__}"
+            line.levelname = "WARNING"
             line.exc_info = line.exc_text = None
         elif record.name.startswith(_CORE):
             # The core adds all it knows, which can be pages; the error comes first.

@@ -41,6 +41,8 @@ def input_converter(
                 return super().from_payloads(payloads, type_hints)
             try:
                 values = super().from_payloads(payloads, type_hints)
+            except KeyError:  # An unknown encoding: this worker may lack a codec.
+                raise
             except Exception as error:  # noqa: BLE001 (whatever is wrong with it)
                 raise _invalid_input(_reasons(error)) from None
             if not isinstance(values[0], input_type):  # The SDK lets null pass.
