@@ -63,7 +63,7 @@ async def until[T](condition: Callable[[], Awaitable[T]], what: str) -> T:
     try:
         async with asyncio.timeout(20):
             while not (result := await condition()):
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(0.05)
     except TimeoutError:
         raise AssertionError(f"waited too long for {what}") from None
     return result

@@ -16,7 +16,7 @@ def test_the_benchmark_compares_orders_with_the_floor(tmp_path: Path) -> None:
     benchmark = subprocess.run(
         [
             *(sys.executable, Path(__file__).with_name("benchmark.py")),
-            *("--rounds", "1", "--orders", "5", "--json", json_file),
+            *("--rounds", "1", "--orders", "2", "--json", json_file),
         ],
         cwd=tmp_path,
         env=clean_environment(),

@@ -198,7 +198,7 @@ async def test_orders_that_are_gone_do_not_end_the_wait_for_the_others(
     open_shop: Shop, dev_server: Client
 ) -> None:
     starter = open_shop.start(
-        "starter.py", "--orders", "3", "--approval-timeout", "5", "--wait-result"
+        "starter.py", "--orders", "3", "--approval-timeout", "3", "--wait-result"
     )
     assert starter.stdout
     assert starter.stderr
