@@ -1,143 +1,14 @@
-"""Orders by the dozen: starting them, listing those that wait, deciding about several at once."""
+"""Orders by the dozen: started together, some of them invalid, and waited for."""
 
 import json
 import re
 import signal
-import time
-from dataclasses import replace
-from uuid import uuid4
 
 from temporalio.client import Client
 
-from order_fulfillment import orders
-from order_fulfillment.shared import CATALOGUE, OrderItem
+from order_fulfillment.shared import CATALOGUE
 from tests.conftest import Shop, wait_until
-from tests.history import ORDER, until
 from tests.test_books import query
-
-SPOILED = [OrderItem("temporal-mug@@@", 1, 12_00)]
-
-
-def pending(shop: Shop, *arguments: str) -> list[list[str]]:
-    """The lines of `signals.py pending`, by field."""
-    listed = shop.run("signals.py", "pending", *arguments)
-    assert listed.returncode == 0, listed.stderr
-    return [line.split("\t") for line in listed.stdout.splitlines()]
-
-
-async def until_waiting(client: Client, shop: Shop, number: int) -> None:
-    async def all_wait() -> bool:
-        queue = shop.environment["TEMPORAL_TASK_QUEUE"]
-        return len([order async for order in orders.pending(client, queue)]) == number
-
-    await until(all_wait, f"{number} orders to wait")
-
-
-async def test_pending_lists_the_orders_that_wait_and_no_others(
-    shop: Shop, dev_server: Client
-) -> None:
-    queue = shop.environment["TEMPORAL_TASK_QUEUE"]
-    with shop.worker():
-        none = pending(shop)
-        foreign = await dev_server.start_workflow(
-            "AnotherWorkflow", id=f"foreign-{uuid4()}", task_queue=queue
-        )
-        spoiled = await orders.start(
-            dev_server, f"spoiled-{uuid4()}", replace(ORDER, items=SPOILED), queue
-        )
-        elsewhere = await orders.start(dev_server, f"elsewhere-{uuid4()}", ORDER, f"{queue}-2")
-        first = await orders.start(
-            dev_server,
-            f"first-{uuid4()}",
-            replace(ORDER, customer_name="Ada\tB.", approval_timeout=100.0),
-            queue,
-        )
-        started = shop.run("starter.py", "Crowd", "--orders", "60", "--approval-timeout", "100")
-        waiting = started.stdout.split()
-        await until_waiting(dev_server, shop, 61)
-        found = pending(shop)
-        limited = shop.run("signals.py", "pending", "--limit", "2")
-        for order in (foreign, spoiled, elsewhere):
-            await dev_server.get_workflow_handle(order.id).terminate()
-
-    assert none == []
-    assert sorted(order_id for order_id, *_ in found) == sorted([first.id, *waiting])
-    assert found[0][:3] == [first.id, r"Ada\tB.", "47.00 USD"]
-    starts = [start for *_, start in found]
-    assert starts == sorted(starts)
-    assert all(re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", start) for start in starts)
-    assert {customer for _, customer, *_ in found[1:]} == {"Crowd"}
-    assert [line.split("\t") for line in limited.stdout.splitlines()] == found[:2]
-    assert limited.stderr == (
-        "more orders are waiting than the limit of 2; see them with --limit\n"
-    )
-
-
-def test_without_a_worker_pending_says_so_in_time(shop: Shop) -> None:
-    for _ in range(2):
-        shop.start_order()
-    began = time.monotonic()
-
-    unanswered = shop.run("signals.py", "pending")
-
-    assert time.monotonic() - began < 10
-    assert (unanswered.returncode, unanswered.stdout) == (1, "")
-    [line] = unanswered.stderr.splitlines()
-    assert "no worker answers; start one with: uv run" in line
-
-
-async def test_orders_that_wait_are_listed_and_approved_together(
-    shop: Shop, dev_server: Client
-) -> None:
-    with shop.worker():
-        started = shop.run("starter.py", "--orders", "20", "--approval-timeout", "100")
-        await until_waiting(dev_server, shop, 20)
-        ids = [order_id for order_id, *_ in pending(shop)]
-
-        approved = shop.run("signals.py", "approve", *ids, "--note", "batch", "--by", "Grace")
-        results = shop.run("signals.py", "result", *ids)
-
-    assert sorted(ids) == sorted(started.stdout.split())
-    assert (approved.returncode, approved.stderr) == (0, "")
-    assert sorted(approved.stdout.splitlines()) == sorted(f"{i}\tapproved: batch" for i in ids)
-    assert results.returncode == 0
-    decided = {
-        line.split("\t")[0]: json.loads(line.split("\t")[1]) for line in results.stdout.splitlines()
-    }
-    assert sorted(decided) == sorted(ids)
-    assert {(r["status"], r["decided_by"]) for r in decided.values()} == {("FULFILLED", "Grace")}
-
-
-def test_each_id_that_goes_wrong_has_a_line_and_the_others_go_on(open_shop: Shop) -> None:
-    good = open_shop.start_order()
-
-    mixed = open_shop.run("signals.py", "reject", "order-unknown", good, good)
-
-    assert mixed.returncode == 1
-    assert mixed.stdout == f"{good}\trejected\n"
-    [line] = mixed.stderr.splitlines()
-    assert line.startswith("error: order-unknown: there is no order 'order-unknown'")
-
-
-def test_by_default_the_user_who_is_logged_in_has_decided(open_shop: Shop) -> None:
-    shop = replace(open_shop, environment=open_shop.environment | {"LOGNAME": "ada"})
-    order_id = shop.start_order()
-
-    shop.run("signals.py", "approve", order_id)
-
-    result = json.loads(shop.run("signals.py", "result", order_id).stdout)
-    assert result["decided_by"] == "ada"
-
-
-async def test_a_decision_that_does_not_say_who_made_it_counts(
-    open_shop: Shop, dev_server: Client
-) -> None:
-    order_id = open_shop.start_order()
-
-    await dev_server.get_workflow_handle(order_id).signal("approve_order", {"approved": True})
-
-    result = json.loads(open_shop.run("signals.py", "result", order_id).stdout)
-    assert (result["status"], result["decided_by"]) == ("FULFILLED", None)
 
 
 def test_many_orders_are_started_and_some_of_them_are_invalid(shop: Shop) -> None:
@@ -216,21 +87,6 @@ async def test_orders_that_are_gone_do_not_end_the_wait_for_the_others(
     assert {*errors[-2].strip().split(", ")} == {"1 EXPIRED", "1 TERMINATED", "1 DELETED"}
 
 
-async def test_every_order_is_decided_about_even_if_nobody_reads_the_output(
-    shop: Shop, dev_server: Client
-) -> None:
-    with shop.worker():
-        ids = shop.run("starter.py", "--orders", "60", "--approval-timeout", "100").stdout.split()
-        await until_waiting(dev_server, shop, 60)
-        approving = shop.start("signals.py", "approve", *ids)
-        assert approving.stdout
-        approving.stdout.close()
-        assert approving.wait(timeout=30) == 0
-        wait_until(
-            lambda: query(shop, "SELECT count(*) FROM shipments") == [(60,)], "all to be shipped"
-        )
-
-
 def test_ctrl_c_says_how_many_orders_were_started(shop: Shop) -> None:
     starter = shop.start("starter.py", "--orders", "10000")
     assert starter.stdout
@@ -249,19 +105,3 @@ def test_ctrl_c_says_how_many_orders_were_started(shop: Shop) -> None:
     )
     assert interrupted == "interrupted: the orders that were started go on"
     assert 0 < printed < 10_000
-
-
-async def test_the_customer_of_an_order_is_shown_without_its_full_length(
-    shop: Shop, dev_server: Client
-) -> None:
-    order = await orders.start(
-        dev_server,
-        f"order-{uuid4()}",
-        replace(ORDER, customer_name="é" * 30_000),
-        shop.environment["TEMPORAL_TASK_QUEUE"],
-    )
-
-    memo = await (await order.describe()).memo()
-
-    await order.terminate()
-    assert memo == {"customer": "é" * 100, "total": "47.00 USD"}
