@@ -70,7 +70,11 @@ class RunningDemo:
 
 @contextmanager
 def demo_running(
-    folder: Path, *arguments: str, address: str | None = None, **environment: str
+    folder: Path,
+    *arguments: str,
+    address: str | None = None,
+    script: Path = SCRIPTS / "demo.py",
+    **environment: str,
 ) -> Iterator[RunningDemo]:
     """Start the demo, by default for a free port, and kill it with its children at the end."""
     temporary = folder / "temporary files"
@@ -79,7 +83,7 @@ def demo_running(
     address = address or f"localhost:{free_port()}"
     with output.open("w") as stream:
         process = subprocess.Popen(
-            [sys.executable, SCRIPTS / "demo.py", *arguments],
+            [sys.executable, script, *arguments],
             cwd=folder,
             env=clean_environment()
             | {"TEMPORAL_ADDRESS": address, "TMPDIR": str(temporary), "HOME": str(temporary)}
@@ -100,8 +104,18 @@ def demo_running(
 
 @pytest.fixture(scope="module", autouse=True)
 def whole_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDemo]:
-    """The demo as newcomers start it; it plays while the other tests run."""
-    with demo_running(tmp_path_factory.mktemp("whole")) as demo:
+    """All of the demo, from an odd place: it plays while the other tests run.
+
+    It is started through a link, from a copy that is read-only and has a space in its path.
+    """
+    folder = tmp_path_factory.mktemp("whole")
+    root = folder / "a copy"
+    shutil.copytree(SCRIPTS, root / SCRIPTS.name)
+    for path in (root / SCRIPTS.name).rglob("*"):
+        path.chmod(path.stat().st_mode & ~0o222)
+    link = folder / "play.py"
+    link.symlink_to(root / SCRIPTS.name / "demo.py")
+    with demo_running(folder, script=link, PYTHONPATH=str(root)) as demo:
         yield demo
 
 
