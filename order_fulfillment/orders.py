@@ -304,7 +304,8 @@ async def results(
                     if ended:
                         waiting.remove(ended[0])
                         yield ended[1:]
-        await asyncio.sleep(1 if waiting else 0)
+        if waiting:
+            await asyncio.sleep(1)
 
 
 async def _news(order: OrderHandle) -> AsyncIterator[str]:

@@ -109,30 +109,26 @@ def running(open_shop: Shop) -> Iterator[dict[str, Scenario]]:
         yield scenarios
         # The specification's own commands to stop a worker.
         kill = 'kill "$(cat worker.pid)"; wait "$(cat worker.pid)" 2>/dev/null || true'
-        stopped = subprocess.run(
-            ["bash", "-c", f"{kill}\nrm -f worker.pid"],
-            cwd=shop.folder,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=30,
-        )
-        assert stopped.stdout + stopped.stderr == ""
+        run_silently(shop, f"{kill}\nrm -f worker.pid")
         for own_shop in shops.values():
             pid_file = own_shop.folder / "worker.pid"
             last_worker = int(pid_file.read_text())
-            stopped = subprocess.run(
-                ["bash", "-c", commands(README.split("## Clean up")[1].split("\n## ")[0])],
-                cwd=own_shop.folder,
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=30,
-            )
-            assert stopped.stdout + stopped.stderr == ""
+            run_silently(own_shop, commands(README.split("## Clean up")[1].split("\n## ")[0]))
             # It removed its PID file at its very end.
             assert not pid_file.exists()
             wait_until(partial(is_gone, last_worker), "the worker to end")
+
+
+def run_silently(shop: Shop, lines: str) -> None:
+    stopped = subprocess.run(
+        ["bash", "-c", lines],
+        cwd=shop.folder,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert stopped.stdout + stopped.stderr == ""
 
 
 def is_gone(process: int) -> bool:
