@@ -2,9 +2,9 @@
 
 Temporal's rules for activities:
 - Here, and not in the workflow, is the place for clocks, randomness and I/O.
-- An activity may run more than once, for Temporal repeats it when it cannot know that an attempt
+- An activity may run more than once: Temporal retries it when it cannot know that an attempt
   succeeded. So every attempt sends the same idempotency key, and the service acts on it once.
-- When an activity fails for good, so does the order: by an error that is not to be retried.
+- An activity that raises a non-retryable error fails the order. Any other error is retried.
 
 This file is what you keep when real services come; `services.py` is what you replace.
 """
@@ -28,8 +28,8 @@ class OrderActivities:
     """The activities, with the services that they call.
 
     They are plain functions, which the worker runs in threads, because SQLite blocks the thread
-    that calls it. With a client that can be awaited, `async def` would be the better choice:
-    it needs no threads. What blocks must never be called there: it would stop all of the worker.
+    that calls it. With an asynchronous client `async def` is the better choice: it needs no
+    threads. Never call there what blocks: it would stop the whole worker.
     """
 
     def __init__(self, services: ShopServices) -> None:
@@ -75,8 +75,8 @@ class OrderActivities:
             raise ApplicationError(
                 "the inventory service is down",
                 type="InventoryUnavailableError",
-                # Not the retry policy's maximum_attempts: that would fail an order whose workers
-                # died that often, although the warehouse was never down.
+                # The retry policy's maximum_attempts would also count attempts whose worker died,
+                # and fail an order although the warehouse was never down.
                 non_retryable=attempt >= LAST_OUTAGE_ATTEMPT,
             )
         quantities = request.quantities
@@ -109,7 +109,7 @@ class OrderActivities:
 
 @contextmanager
 def _service_errors() -> Iterator[None]:
-    """Let what a service refuses fail the order. Any other error is worth a retry."""
+    """Name the service's errors for Temporal. A refusal fails the order; others are retried."""
     try:
         yield
     except (RefusedError, UnknownItemError) as error:

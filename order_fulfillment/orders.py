@@ -49,7 +49,8 @@ QUERY_SECONDS = 5
 """How long a worker may take to answer a query: it may have to replay the order first."""
 
 STALLED_SECONDS = 3
-"""How long an order may wait for a worker before it is said; longer than the retry policy waits."""
+"""How long an order may wait for a worker before this is reported; longer than the pauses between
+the attempts of an activity."""
 
 SIDE_BY_SIDE = 50
 """How many orders are asked at once: enough to keep a worker busy, few enough to be answered."""
@@ -72,7 +73,7 @@ class PendingOrder:
 
 
 class OrderError(CommandError):
-    """What was asked of an order cannot be had."""
+    """An operation on an order failed."""
 
 
 class OrderExistsError(OrderError):
@@ -101,7 +102,7 @@ async def start(
     """Start an order.
 
     Raises:
-        OrderExistsError: see there.
+        OrderExistsError: when the ID was used before.
         NoAnswerError: when the order may have been started, or not.
     """
     try:
@@ -151,8 +152,8 @@ async def decide(order: OrderHandle, decision: ApprovalDecision) -> None:
     """Send a decision, and see that it is the one that stands.
 
     Raises:
-        DecisionIgnoredError: see there.
-        UnansweredError: when nobody can tell yet; the decision is kept on the server.
+        DecisionIgnoredError: when the order has ended, or another decision came first.
+        UnansweredError: when no worker can tell yet; the server keeps the decision.
     """
     try:
         async with server_errors():
@@ -225,7 +226,7 @@ async def status(order: OrderHandle, report: Callable[[str], object] = lambda ne
         report: Called with the last failed attempt of a step that is being retried, in words.
 
     Raises:
-        UnansweredError: see there.
+        UnansweredError: when no worker answers, or the workflow task fails.
     """
     description = await _describe(order)
     for failed in _failed_attempts(description):
@@ -243,7 +244,7 @@ async def approval_message(order: OrderHandle) -> str | None:
     """The decision in words; None while there is none.
 
     Raises:
-        UnansweredError: see there.
+        UnansweredError: when no worker answers, or the workflow task fails.
     """
     message = await _query(order, "approval_message")
     return None if message is None else str(message)
@@ -286,7 +287,7 @@ async def results(
             description = await _describe(order)
         except OrderNotFoundError as error:
             return order_id, "DELETED", OrderFailedError(str(error))
-        # The list may be behind, at both ends.
+        # The list may lag behind, and not have an order yet that was just started.
         if description.status in (WorkflowExecutionStatus.RUNNING, None):
             return None
         try:

@@ -1,8 +1,8 @@
 """The outside world: a payment provider, a warehouse and a carrier, simulated on SQLite.
 
-This file is what you replace by the clients of real services. As those do, it keeps the rule that
-makes retries safe: asked again with the same idempotency key, a service does nothing and gives the
-same answer. What it did can be read in its books:
+This file is what you replace by the clients of real services. It keeps the rule by which they make
+retries safe: asked again with the same idempotency key, a service does nothing and gives the same
+answer. What the services did can be read in their books:
 
     uv run python -m sqlite3 shop.db "SELECT * FROM ledger"
 """
@@ -19,7 +19,7 @@ from order_fulfillment.shared import CATALOGUE, Card, parse_card_expiry
 from order_fulfillment.support.command_line import CommandError
 
 BUSY_SECONDS = 2.0
-"""How long to wait for another worker that writes; then the call fails."""
+"""How long to wait while another worker writes; then the call fails."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS stock (
@@ -88,7 +88,7 @@ class OutOfStockError(RefusedError):
 
 
 class UnknownItemError(Exception):
-    """The warehouse has never heard of an article: whoever sent the order has a bug."""
+    """The warehouse does not know an article: the shop that took the order has a bug."""
 
 
 class LapsedError(RefusedError):
@@ -115,7 +115,7 @@ class ShopServices:
             self._books = sqlite3.connect(
                 file, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
-            # Who reads the books keeps nobody waiting; a commit is on disk before it returns.
+            # Readers do not block writers, and a commit is on disk before it returns.
             self._books.execute("PRAGMA journal_mode = WAL")
             self._books.execute("PRAGMA synchronous = FULL")
             with self._transaction() as books:
@@ -133,7 +133,7 @@ class ShopServices:
         """Payment provider: promise an amount of the card, and return the promise's reference.
 
         Raises:
-            PaymentValidationError: see there.
+            PaymentValidationError: when the card has expired, or its expiry cannot be read.
         """
         now = self._now()
         reference, lapses_at = f"auth-{token_hex(6)}", _text(now + lapses_after)
@@ -151,8 +151,8 @@ class ShopServices:
         """Warehouse: keep goods for an order, and return the hold's reference.
 
         Raises:
-            OutOfStockError: see there; nothing is held then.
-            UnknownItemError: see there; nothing is held then.
+            OutOfStockError: when too little is available; nothing is held then.
+            UnknownItemError: when it does not know an article; nothing is held then.
         """
         with self._transaction() as books:
             if known := _find(books, "SELECT reference FROM holds", key):
@@ -182,7 +182,7 @@ class ShopServices:
         """Capture an authorized payment, ship the held goods, and return the tracking number.
 
         Raises:
-            LapsedError: see there; nothing is captured or shipped then.
+            LapsedError: when one of the two has lapsed; nothing is captured or shipped then.
         """
         with self._transaction() as books:
             if known := _find(books, "SELECT tracking_number FROM shipments", key):

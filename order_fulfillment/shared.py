@@ -6,8 +6,8 @@ from enum import StrEnum
 
 TASK_QUEUE = "order-fulfillment"
 
-# What an order and a decision may be. Whoever sends them need not be one of our scripts, and an
-# order that outgrows what Temporal can keep could neither end nor be canceled.
+# Limits of an order and a decision, which may come from any client, not only from these scripts.
+# An order larger than what Temporal can store could neither complete nor be canceled.
 MAX_TEXT_BYTES = 64_000
 MAX_CODE_BYTES = 100
 MAX_ITEMS = 100
@@ -94,7 +94,7 @@ class Order:
     """What a customer ordered. Its ID is the ID of the workflow that fulfills it.
 
     Raises:
-        ValueError: when there can be no such order.
+        ValueError: when a value is outside its limits.
     """
 
     customer_name: str
@@ -158,9 +158,9 @@ class ApprovalDecision:
         return f"{verdict}: {self.note}" if self.note else verdict
 
 
-# A step of an order may run more than once, and its service must act on it once. So each request
-# begins with an idempotency key: the same for every attempt of the step, another for every other
-# step and order. The workflow makes it, since an activity could not make the same key again.
+# A step of an order may run more than once, but its service must act only once. So each request
+# begins with an idempotency key, which is the same for every attempt of the step and different for
+# every other step and order. The workflow makes it: an activity would make a new one each time.
 
 
 @dataclass(frozen=True)

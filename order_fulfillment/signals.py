@@ -92,7 +92,9 @@ async def _answer(order: "OrderHandle", arguments: Namespace, prefix: str) -> st
     try:
         await orders.decide(order, decision)
     except orders.UnansweredError as unanswered:
-        report(f"the decision is safe on the server, but not yet seen: {unanswered}")
+        report(
+            f"the decision is safe on the server, but no worker has confirmed it yet: {unanswered}"
+        )
         return ""
     return decision.message
 
@@ -146,7 +148,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.verb == "pending":
-        run(list_pending(arguments.limit), interrupted="no order has noticed")
+        run(list_pending(arguments.limit), interrupted="nothing was changed")
     goes_on = "the orders go on" if len(arguments.ids) > 1 else "the order goes on"
     run(
         act(arguments),

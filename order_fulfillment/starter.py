@@ -133,7 +133,7 @@ def _new_id() -> str:
 
 
 def create_parser() -> ArgumentParser:
-    """What the command line may say."""
+    """The arguments of the command line."""
     now = datetime.now(UTC)
     parser = ArgumentParser(
         description="Start an order and print its workflow ID.",

@@ -1,11 +1,12 @@
 """The story of one order: authorize the payment, hold the goods, ask a human, deliver.
 
 Temporal's rules for workflow code:
-- It is replayed: a worker that takes up an order runs this code again on the order's history,
-  and it must do the same again. So there is no clock, no randomness and no I/O in it.
+- It is replayed: a worker that takes up an order runs this code again from the top, with the
+  results in the order's history, and it must take the same way again. So it uses no clock, no
+  randomness and no I/O.
 - What touches the outside world is an activity, which may run more than once.
-- An activity that fails for good fails the order. Any other exception in this code only stalls
-  the order, until the code is fixed.
+- An activity that fails for good fails the order. Any other exception in this code is a bug: the
+  order stalls until the code is fixed.
 """
 
 import asyncio
@@ -16,8 +17,9 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 
-# The sandbox imports this file anew for every order, to keep orders apart. What it imports
-# has no state of its own, so the worker's copy does, and orders start faster.
+# To keep orders apart, the sandbox imports this file again for every order. Without this line it
+# would do so with these modules, too. They keep no state, so all orders can share the worker's
+# copy, and start faster.
 with workflow.unsafe.imports_passed_through():
     from order_fulfillment.activities import OrderActivities
     from order_fulfillment.shared import (
@@ -31,16 +33,16 @@ with workflow.unsafe.imports_passed_through():
         amount,
     )
 
-# How long an authorization outlasts the time to decide, for an order that waits for a fix.
+# How long an authorization outlasts the time to decide: an order may have to wait for a fix.
 AUTHORIZATION_MARGIN_SECONDS = 7 * 24 * 60 * 60
-# How long a hold does: others want the goods, too.
+# How long a hold outlasts it: less, since other customers want the goods, too.
 HOLD_MARGIN_SECONDS = 60 * 60
 
 STEP = workflow.ActivityConfig(
     # After this long without an answer Temporal takes the worker for dead, and tries again.
     start_to_close_timeout=timedelta(seconds=5),
-    # No limit on attempts: an order outlives any number of dead workers. An activity that
-    # must not be repeated raises an error that is not to be retried.
+    # No limit on attempts, so that no number of dead workers fails an order. Activities mark
+    # errors that must not be retried as non-retryable.
     retry_policy=RetryPolicy(
         initial_interval=timedelta(seconds=0.5), maximum_interval=timedelta(seconds=2)
     ),
@@ -72,7 +74,7 @@ class OrderWorkflow:
             raise
 
     async def _fulfill(self, order: Order) -> OrderResult:
-        # A step may run more than once; by its idempotency key a service knows it again. The ID of
+        # A step may run more than once; by its idempotency key the service recognizes it. The ID of
         # the first run stays the same over retries, dead workers and a reset, and no other order
         # has it. The order's ID is for people who read the services' books.
         key = f"{workflow.info().workflow_id}/{workflow.info().first_execution_run_id}"
@@ -119,8 +121,8 @@ class OrderWorkflow:
                 timeout_summary="Time to decide",
             )
 
-        # Decision and timeout come together when no worker ran for a while. So this asks whether
-        # there is a decision, and not which of the two ended the wait.
+        # When no worker ran for a while, decision and timeout may come together. So this asks
+        # whether there is a decision, and not which of the two ended the wait.
         tracking_number = None
         if self._decision is None:
             self._enter(OrderStatus.EXPIRED, "Expired; nothing was charged or shipped.")
@@ -163,14 +165,14 @@ class OrderWorkflow:
         return self._decision.message if self._decision else None
 
     async def _deliver(self, request: DeliveryRequest) -> str:
-        """Deliver, whoever cancels the order meanwhile: the goods may be on their way."""
+        """Deliver, even if the order is canceled meanwhile: the goods may be on their way."""
         began = workflow.info().get_current_history_length()
         step = workflow.start_activity_method(OrderActivities.deliver_order, request, **STEP)
         try:
             return await asyncio.shield(step)
         except asyncio.CancelledError:
-            # An approval and a cancel request may come together, in one workflow task. If the
-            # history is no longer, the step has not left this worker: take it back.
+            # An approval and a cancel request may come together, in one workflow task. If no event
+            # was added since, the server does not know of this step yet: do not even schedule it.
             if workflow.info().get_current_history_length() == began:
                 step.cancel()
                 raise
@@ -178,5 +180,5 @@ class OrderWorkflow:
 
     def _enter(self, status: OrderStatus, details: str) -> None:
         self._status = status
-        # What the Web UI shows of a running order; no event is written for it.
+        # The Web UI shows it for a running order. It adds no event to the history.
         workflow.set_current_details(details)

@@ -1,4 +1,4 @@
-"""Listeners and proxies of the tests' own, each in a thread with an event loop of its own."""
+"""Listeners and proxies for the tests, each in its own thread with its own event loop."""
 
 import asyncio
 import ssl

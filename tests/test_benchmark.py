@@ -1,4 +1,4 @@
-"""The benchmark, with a handful of orders."""
+"""The benchmark runs, and its report has all rows: tried with a few orders."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Each step of an order has one effect in the services' books, whatever happens to its attempts."""
+"""Each step of an order takes effect once in the services' books, however often it is attempted."""
 
 import asyncio
 import os

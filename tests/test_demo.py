@@ -1,3 +1,5 @@
+"""The demo, played as a user would: all of it, parts of it, interrupted, and where it cannot play."""
+
 import re
 import shutil
 import signal

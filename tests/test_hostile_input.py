@@ -1,4 +1,4 @@
-"""Whatever people type, and wherever the output goes: no traceback, and nothing is obeyed."""
+"""Whatever people type, and wherever the output goes: no traceback, no obeyed control characters."""
 
 import json
 import os

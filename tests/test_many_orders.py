@@ -1,4 +1,4 @@
-"""Orders by the dozen: started together, some of them invalid, and waited for."""
+"""Many orders at once: started together, some of them invalid, and waited for."""
 
 import json
 import re

@@ -39,7 +39,7 @@ def test_the_worker_serves_the_metrics_that_an_operator_watches(shop: Shop) -> N
     )
 
 
-def test_the_worker_listens_nowhere_unasked(shop: Shop) -> None:
+def test_by_default_the_worker_serves_no_metrics(shop: Shop) -> None:
     with shop.worker() as worker:
         assert listening(worker.process.pid) == []
 

@@ -1,4 +1,4 @@
-"""What a program that is none of the scripts can do with orders, and what it is told."""
+"""What any other program can do with orders through orders.py, and the errors it gets."""
 
 import asyncio
 from dataclasses import replace

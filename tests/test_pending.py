@@ -1,4 +1,4 @@
-"""Who waits for a decision, deciding about several orders at once, and who has decided."""
+"""Listing the orders that wait, deciding about several at once, and seeing who decided."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""worker.pid: at most one owner, whatever lies at its place."""
+"""worker.pid has at most one owner, and nothing else that is in its place is overwritten."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Servers behind TLS, reached through Temporal's standard environment variables alone."""
+"""Servers behind TLS are reached through Temporal's standard environment variables alone."""
 
 import json
 import ssl

@@ -1,4 +1,4 @@
-"""The real worker: how it stops, what its absence, its death and its bugs mean for orders."""
+"""The real worker: how it stops, and what its absence, crash or bug means for orders."""
 
 import json
 import signal

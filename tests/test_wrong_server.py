@@ -1,4 +1,4 @@
-"""A server that is not there, or not the right one: one line with the cause, in time."""
+"""No server, or the wrong one: one line with the cause, in time."""
 
 import asyncio
 import os

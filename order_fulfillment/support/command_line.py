@@ -1,4 +1,4 @@
-"""What a script hears and says: its arguments, its lines, its exit code.
+"""The command line of a script: arguments, output, exit codes.
 
 Nothing here imports the Temporal SDK, which takes most of a second: `--help` and mistakes on the
 command line are answered without it.
@@ -37,12 +37,12 @@ class ArgumentParser(argparse.ArgumentParser):
     """Reports a mistake in one line, with exit code 2."""
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """Called by argparse with its last words."""
+        """Called by argparse to leave, with a last message."""
         self._print_message(message or "", sys.stderr)
         for stream in filter(None, (sys.stdout, sys.stderr)):
             try:
                 stream.flush()
-            except OSError:  # Nobody listens. Python would try again, and end with status 120.
+            except OSError:  # Nobody reads. Python would try again, and end with status 120.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
         sys.exit(status)
 
@@ -140,7 +140,7 @@ def say(*fields: str) -> None:
 
 def hint(line: str) -> None:
     """Tell a person something, on stderr: stdout is for programs."""
-    with suppress(OSError):  # Nobody may listen.
+    with suppress(OSError):  # Perhaps nobody reads it.
         print(printable(line), file=sys.stderr, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The way to the Temporal server, and what may go wrong on it."""
+"""Connects to the Temporal server, and says in one line what goes wrong with it."""
 
 import asyncio
 import os
@@ -49,8 +49,8 @@ async def server_errors(seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
     """Give calls to the server a deadline, and say in one line what went wrong with them.
 
     Raises:
-        NotFoundError: see there.
-        NoAnswerError: see there. The call may have taken effect all the same.
+        NotFoundError: when the server knows no such workflow, or none that is running.
+        NoAnswerError: when no answer comes in time. The call may have taken effect all the same.
         CommandError: when the server refuses for another reason.
     """
     try:
