@@ -1,4 +1,4 @@
-"""Servers, workers and scripts of the tests' own; nothing of the developer's is used."""
+"""The tests' own servers, workers and scripts. No setting of the developer's reaches them."""
 
 import os
 import shutil
@@ -25,6 +25,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--full-size", action="store_true", help="run the endurance tests at their full size"
     )
+    parser.addoption(
+        "--history",
+        metavar="FILE",
+        type=Path,
+        action="append",
+        help="replay this order's history in test_replay.py, and not the recorded ones",
+    )
 
 
 @pytest.fixture(scope="session")
@@ -33,7 +40,7 @@ def full_size(pytestconfig: pytest.Config) -> bool:
     return bool(pytestconfig.getoption("full_size"))
 
 
-# Unasked, the dev server takes up to 50 ms to hand out each task.
+# By default an idle dev server takes up to 50 ms to hand out each task.
 DEV_SERVER_TUNING = ["--dynamic-config-value", "history.transferProcessorMaxPollRPS=10000"]
 
 

@@ -12,8 +12,8 @@ from uuid import uuid4
 
 from temporalio import activity
 from temporalio.api.enums.v1 import EventType, TimeoutType
-from temporalio.client import Client, WorkflowHandle
-from temporalio.worker import Worker
+from temporalio.client import Client, WorkflowHandle, WorkflowHistory
+from temporalio.worker import Replayer, Worker
 
 from order_fulfillment import worker
 from order_fulfillment.activities import OrderActivities
@@ -27,6 +27,8 @@ from order_fulfillment.shared import (
     OrderStatus,
     Simulation,
 )
+from order_fulfillment.support.signal_interceptor import SignalGuard
+from order_fulfillment.support.workflow_input import InputGuard, input_converter
 from order_fulfillment.workflow import OrderWorkflow
 
 type OrderHandle = WorkflowHandle[OrderWorkflow, OrderResult]
@@ -107,6 +109,25 @@ async def steps(handle: OrderHandle) -> list[str]:
 async def attempts(handle: OrderHandle) -> list[int]:
     """How many attempts each step of the order took."""
     return [step.attempt for step in await details(handle, "ACTIVITY_TASK_STARTED")]
+
+
+async def replay(history: WorkflowHistory, workflow: type = OrderWorkflow) -> None:
+    """Replay a history as the sample's worker would.
+
+    Raises:
+        NondeterminismError: when the workflow does not take the way that the history tells.
+    """
+    replayer = Replayer(
+        workflows=[workflow],
+        interceptors=[InputGuard(), SignalGuard()],
+        data_converter=input_converter(Order),
+    )
+    await replayer.replay_workflow(history)
+
+
+def recorded(path: Path) -> WorkflowHistory:
+    """A history that was downloaded to a file."""
+    return WorkflowHistory.from_json(path.stem, path.read_text())
 
 
 async def lost_workflow_tasks(handle: OrderHandle) -> int:

@@ -1,6 +1,6 @@
 """Records the histories that test_replay.py replays: `uv run python -m tests.record_histories`.
 
-To be done after a change of the workflow that need not bear with orders begun before it.
+Run it after a change of the workflow when no orders from before the change are running anywhere.
 """
 
 import asyncio
@@ -81,6 +81,13 @@ async def no_input(client: Client) -> OrderHandle:
     order = client.get_workflow_handle_for(OrderWorkflow.run, order_id)
     async with create_worker(client, TASK_QUEUE):
         await until_event(order, "WORKFLOW_EXECUTION_FAILED")
+    return order
+
+
+async def waiting(client: Client) -> OrderHandle:
+    order = await place(client, TASK_QUEUE)
+    async with create_worker(client, TASK_QUEUE):
+        await until_status(order, OrderStatus.AWAITING_APPROVAL)
     return order
 
 
@@ -183,6 +190,7 @@ SCENARIOS: list[Callable[[Client], Awaitable[OrderHandle]]] = [
     invalid_payment,
     invalid_input,
     no_input,
+    waiting,
     human_in_the_loop,
     early_approval,
     small_order,
