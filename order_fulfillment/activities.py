@@ -20,8 +20,8 @@ from order_fulfillment.services import RefusedError, ShopServices, UnknownItemEr
 from order_fulfillment.shared import DeliveryRequest, PaymentRequest, ReservationRequest
 
 LAST_OUTAGE_ATTEMPT = 4
-"""An outage met on this attempt or a later one fails the order: with the workflow's retry policy,
-an outage of about four seconds. Attempts that were lost with their worker count, too."""
+"""The attempt from which on an outage fails the order. With the workflow's retry policy it comes
+about four seconds after the first."""
 
 
 class OrderActivities:
@@ -75,8 +75,8 @@ class OrderActivities:
             raise ApplicationError(
                 "the inventory service is down",
                 type="InventoryUnavailableError",
-                # The retry policy's maximum_attempts would also count attempts whose worker died,
-                # and fail an order although the warehouse was never down.
+                # The retry policy's maximum_attempts would not do: it would also fail an order
+                # whose workers died that often, although the warehouse was never down.
                 non_retryable=attempt >= LAST_OUTAGE_ATTEMPT,
             )
         quantities = request.quantities

@@ -83,13 +83,13 @@ SCENARIOS = {
             "grep 'ORDER.*reserve_inventory' \"$DEMO/worker.log\"",
         ],
         "InventoryUnavailableError",
-        "nobody wrote a retry loop; the activity's retry policy made the attempts.",
+        "nobody wrote a retry loop; Temporal made the attempts, as the retry policy says.",
     ),
     "invalid-payment": Scenario(
         "The card has expired: there is no point in trying again.",
         ["uv run starter.py 'Invalid Payment' --card-expiry 12/23 --wait-result"],
         "PaymentValidationError",
-        "the error is marked as non-retryable, so there was one attempt, and the inventory was "
+        "the error is marked as non-retryable, so there was one attempt, and the warehouse was "
         "never asked.",
     ),
     "human-in-the-loop": Scenario(

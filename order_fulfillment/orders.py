@@ -144,7 +144,7 @@ async def find(client: Client, order_id: str) -> OrderHandle:
     order = client.get_workflow_handle_for(OrderWorkflow.run, order_id)
     description = await _describe(order)
     if description.workflow_type != "OrderWorkflow":
-        raise OrderNotFoundError(f"{order_id!r} is no order, but another kind of workflow")
+        raise OrderNotFoundError(f"{order_id!r} is not an order, but another kind of workflow")
     return order
 
 

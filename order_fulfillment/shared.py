@@ -55,7 +55,7 @@ CATALOGUE = {
 
 @dataclass(frozen=True)
 class OrderItem:
-    """So many of one article, at the price for which it was ordered."""
+    """An article, how many of it, and the price at which it was ordered."""
 
     sku: str
     quantity: int
@@ -183,7 +183,7 @@ class ReservationRequest:
     idempotency_key: str
 
     quantities: dict[str, int]
-    """Pieces by SKU: a warehouse knows no prices."""
+    """Pieces by SKU."""
 
     lapses_after: float
     """Seconds for which the goods stay held if nobody ships them."""

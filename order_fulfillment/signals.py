@@ -40,7 +40,7 @@ MAX_LIMIT = 100_000
 
 async def act(arguments: Namespace) -> None:
     """Carry out one verb of the command line for each of its orders."""
-    # The SDK is imported only now: it takes most of a second, too long for `--help`.
+    # The SDK is imported only now: it takes up to a second, too long for `--help`.
     from order_fulfillment import orders
     from order_fulfillment.support.connection import connect
 
@@ -144,7 +144,7 @@ def main() -> None:
         metavar="N",
         type=whole_number(1, MAX_LIMIT),
         default=100,
-        help="list at most so many (default: %(default)s)",
+        help="list at most this many (default: %(default)s)",
     )
     arguments = parser.parse_args()
     if arguments.verb == "pending":

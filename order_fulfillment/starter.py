@@ -46,7 +46,7 @@ MAX_ORDERS = 10_000
 
 async def start(order_id: str, order: Order, wait: bool) -> None:
     """Start the order, print its ID and, if asked to, wait for its result."""
-    # The SDK is imported only now: it takes most of a second, too long for `--help`.
+    # The SDK is imported only now: it takes up to a second, too long for `--help`.
     from order_fulfillment import orders
     from order_fulfillment.support.connection import connect, task_queue
 
@@ -60,7 +60,7 @@ async def start(order_id: str, order: Order, wait: bool) -> None:
 
 
 async def start_many(count: int, invalid: int, model: Order, wait: bool) -> None:
-    """Start so many orders of random articles, print their IDs and, if asked to, their results.
+    """Start a number of orders of random articles, print their IDs and, if asked to, their results.
 
     Args:
         count: How many.
@@ -209,13 +209,13 @@ def create_parser() -> ArgumentParser:
         "--orders",
         metavar="N",
         type=whole_number(1, MAX_ORDERS),
-        help=f"start so many orders of random articles, 1 to {MAX_ORDERS}",
+        help=f"start this many orders of random articles, 1 to {MAX_ORDERS}",
     )
     parser.add_argument(
         "--invalid-percentage",
         metavar="P",
         type=whole_number(0, 100),
-        help="so many of --orders name an article that the warehouse does not know (default: 0)",
+        help="how many of --orders name an article that the warehouse does not know (default: 0)",
     )
     parser.add_argument(
         "--wait-result",

@@ -45,7 +45,7 @@ def create_worker(
         task_queue=task_queue,
         workflows=[OrderWorkflow],
         activities=[steps.process_payment, steps.reserve_inventory, steps.deliver_order],
-        # Activities that are no `async def` run in these threads, one in each at a time.
+        # Activities that are not `async def` run in these threads, one in each at a time.
         activity_executor=ThreadPoolExecutor(ACTIVITY_THREADS),
         max_concurrent_activities=ACTIVITY_THREADS,
         interceptors=[InputGuard(), SignalGuard()],
@@ -70,7 +70,7 @@ async def work(pid_file: Path, metrics_address: str | None, shop_db: Path) -> No
             PID file or the address of the metrics, or the services cannot keep their books.
     """
     stop = stopping.stop_requested()
-    # The SDK is imported only now: it takes most of a second, in which a signal may come.
+    # The SDK is imported only now: it takes up to a second, in which a signal may come.
     from order_fulfillment.services import ShopServices
     from order_fulfillment.support.connection import check_task_queue, connect, task_queue
     from order_fulfillment.support.telemetry import set_up_telemetry

@@ -2,7 +2,7 @@
 
 Temporal's rules for workflow code:
 - It is replayed: a worker that takes up an order runs this code again from the top, with the
-  results in the order's history, and it must take the same way again. So it uses no clock, no
+  results in the order's history, and it must take the same path again. So it uses no clock, no
   randomness and no I/O.
 - What touches the outside world is an activity, which may run more than once.
 - An activity that fails for good fails the order. Any other exception in this code is a bug: the
@@ -39,7 +39,7 @@ AUTHORIZATION_MARGIN_SECONDS = 7 * 24 * 60 * 60
 HOLD_MARGIN_SECONDS = 60 * 60
 
 STEP = workflow.ActivityConfig(
-    # After this long without an answer Temporal takes the worker for dead, and tries again.
+    # After this long without an answer Temporal assumes that the worker is dead, and tries again.
     start_to_close_timeout=timedelta(seconds=5),
     # No limit on attempts, so that no number of dead workers fails an order. Activities mark
     # errors that must not be retried as non-retryable.

@@ -85,7 +85,7 @@ async def fulfill(client: Client, side: Side, early: bool) -> WorkflowHandle[Any
 
 
 async def measure(client: Client, side: Side, early: bool, in_flight: int, orders: int) -> Figures:
-    """Have so many orders fulfilled, so many of them at a time."""
+    """Have orders fulfilled, with a number of them in flight at a time."""
     seconds: list[float] = []
     handles: list[WorkflowHandle[Any, Any]] = []
     waiting = iter(range(orders))

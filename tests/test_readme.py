@@ -71,7 +71,7 @@ def copy_of_the_sample(shop: Shop, name: str) -> Shop:
         "UV_PROJECT_ENVIRONMENT": sys.prefix,
         "UV_NO_SYNC": "1",
         # Who is logged in, and decides.
-        "LOGNAME": "ada",
+        "LOGNAME": "grace",
         "TEMPORAL_TASK_QUEUE": f"{shop.environment['TEMPORAL_TASK_QUEUE']}-{name}",
     }
     return replace(
@@ -125,7 +125,7 @@ def running(open_shop: Shop) -> Iterator[dict[str, Scenario]]:
             stack.callback(scenario.kill)
         yield scenarios
         # The specification's own commands to stop a worker.
-        run_silently(shop, commands(README.split("To stop it:")[1].split("\n## ")[0]))
+        run_silently(shop, commands(README.split("This stops it:")[1].split("\n## ")[0]))
         for own_shop in shops.values():
             for file in ("workflow.py", "activities.py"):
                 assert (own_shop.folder / file).read_text() == (SCRIPTS / file).read_text()

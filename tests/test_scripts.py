@@ -395,7 +395,7 @@ async def test_another_kind_of_workflow_is_not_taken_for_an_order(
         refused = open_shop.run("signals.py", verb, stranger.id)
 
         assert (refused.returncode, refused.stdout) == (1, "")
-        assert "is no order, but another kind of workflow" in one_line(refused.stderr)
+        assert "is not an order, but another kind of workflow" in one_line(refused.stderr)
     history = await stranger.fetch_history()
     assert not any(
         event.HasField("workflow_execution_signaled_event_attributes") for event in history.events

@@ -1,6 +1,6 @@
 """The command line of a script: arguments, output, exit codes.
 
-Nothing here imports the Temporal SDK, which takes most of a second: `--help` and mistakes on the
+Nothing here imports the Temporal SDK, which takes up to a second: `--help` and mistakes on the
 command line are answered without it.
 """
 
@@ -52,7 +52,7 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def limited_text(max_bytes: int) -> Callable[[str], str]:
-    """An argument type: text of at most so many bytes that Temporal can keep."""
+    """An argument type: text that Temporal can store, with a limit in bytes."""
 
     def parse(argument: str) -> str:
         try:
@@ -154,7 +154,7 @@ def progress(line: str = "") -> None:
 async def side_by_side[T](
     act: Callable[[T], Awaitable[object]], items: Iterable[T], at_once: int
 ) -> None:
-    """Act on all items, on so many of them at once."""
+    """Act on all items, on a limited number of them at once."""
     waiting = iter(items)
 
     async def act_on_next() -> None:
