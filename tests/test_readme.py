@@ -125,7 +125,7 @@ def running(open_shop: Shop) -> Iterator[dict[str, Scenario]]:
             stack.callback(scenario.kill)
         yield scenarios
         # The specification's own commands to stop a worker.
-        run_silently(shop, commands(README.split("This stops it:")[1].split("\n## ")[0]))
+        run_silently(shop, "\n".join(re.findall(r"^(?:kill|rm) .*", README, re.MULTILINE)))
         for own_shop in shops.values():
             for file in ("workflow.py", "activities.py"):
                 assert (own_shop.folder / file).read_text() == (SCRIPTS / file).read_text()
