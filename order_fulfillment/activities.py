@@ -20,8 +20,8 @@ from order_fulfillment.services import RefusedError, ShopServices, UnknownItemEr
 from order_fulfillment.shared import DeliveryRequest, PaymentRequest, ReservationRequest
 
 LAST_OUTAGE_ATTEMPT = 4
-"""The attempt from which on an outage fails the order. With the workflow's retry policy it comes
-about four seconds after the first."""
+"""The attempt from which on the simulated outage fails the order. With the workflow's retry
+policy it comes about four seconds after the first."""
 
 
 class OrderActivities:
@@ -65,9 +65,9 @@ class OrderActivities:
 
         Raises:
             ApplicationError: of type OutOfStockError, not retried, when too little is available;
-                of type InventoryUnavailableError, retried up to `LAST_OUTAGE_ATTEMPT`, while the
-                warehouse does not answer; of type UnknownItemError, retried until a fix is
-                deployed, when it does not know an article.
+                of type InventoryUnavailableError, retried up to `LAST_OUTAGE_ATTEMPT`, during the
+                simulated outage; of type UnknownItemError, retried until a fix is deployed,
+                when it does not know an article.
         """
         attempt = activity.info().attempt
         recovers_after = request.simulation.inventory_recovers_after
