@@ -66,8 +66,8 @@ class OrderActivities:
         Raises:
             ApplicationError: of type OutOfStockError, not retried, when too little is available;
                 of type InventoryUnavailableError, retried up to `LAST_OUTAGE_ATTEMPT`, during the
-                simulated outage; of type UnknownItemError, retried until a fix is deployed,
-                when it does not know an article.
+                simulated outage; of type UnknownItemError, retried until a fix is
+                deployed, when the warehouse does not know an article.
         """
         attempt = activity.info().attempt
         recovers_after = request.simulation.inventory_recovers_after
