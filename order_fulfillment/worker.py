@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from order_fulfillment.services import ShopServices
 
-ACTIVITY_THREADS = 20
 BOOKS = Path(__file__).with_name("shop.db")
 
 
@@ -45,9 +44,10 @@ def create_worker(
         task_queue=task_queue,
         workflows=[OrderWorkflow],
         activities=[steps.process_payment, steps.reserve_inventory, steps.deliver_order],
-        # Activities that are not `async def` run in these threads, one in each at a time.
-        activity_executor=ThreadPoolExecutor(ACTIVITY_THREADS),
-        max_concurrent_activities=ACTIVITY_THREADS,
+        # Activities that are not `async def` run in these threads: one for each that the SDK runs
+        # at a time by default. With fewer, the time an activity waits for a thread would count
+        # against its timeout.
+        activity_executor=ThreadPoolExecutor(100),
         interceptors=[InputGuard(), SignalGuard()],
         workflow_task_executor=executor,
         # Time for running activities to finish after SIGTERM.
