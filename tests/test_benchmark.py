@@ -16,7 +16,7 @@ def test_the_benchmark_compares_orders_with_the_floor(tmp_path: Path) -> None:
     benchmark = subprocess.run(
         [
             *(sys.executable, Path(__file__).with_name("benchmark.py")),
-            *("--rounds", "1", "--orders", "2", "--json", json_file),
+            *("--rounds", "1", "--orders", "1", "--json", json_file),
         ],
         cwd=tmp_path,
         env=clean_environment(),
@@ -40,4 +40,4 @@ def test_the_benchmark_compares_orders_with_the_floor(tmp_path: Path) -> None:
         assert row["medians"]["median_ms"] > 0
         if row["approved"] == "when asked":
             # Any more or fewer, and the two no longer do the same work.
-            assert row["ratios"]["history_events"] == pytest.approx(1, abs=0.1)
+            assert row["ratios"]["history_events"] == pytest.approx(1, abs=0.15)
