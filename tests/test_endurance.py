@@ -272,7 +272,7 @@ async def test_no_order_waits_for_a_task_that_a_stopped_worker_lost(
     shop: Shop, dev_server: Client, full_size: bool
 ) -> None:
     task_queue = shop.environment["TEMPORAL_TASK_QUEUE"]
-    rounds = 20 if full_size else 3
+    rounds = 20 if full_size else 2
     happened, lost = Counter[str](), 0
     with shop.worker("--pid-file", "staying.pid"):
         for _ in range(rounds):
