@@ -54,9 +54,9 @@ async def test_a_crowd_is_listed_and_decided_about_even_if_nobody_reads_the_outp
             replace(ORDER, customer_name="Ada\tB.", approval_timeout=100.0),
             queue,
         )
-        started = shop.run("starter.py", "Crowd", "--orders", "60", "--approval-timeout", "100")
+        started = shop.run("starter.py", "Crowd", "--orders", "51", "--approval-timeout", "100")
         waiting = started.stdout.split()
-        await until_waiting(dev_server, shop, 61)
+        await until_waiting(dev_server, shop, 52)
         found = pending(shop)
         limited = shop.run("signals.py", "pending", "--limit", "2")
         approving = shop.start("signals.py", "approve", first.id, *waiting)
@@ -64,7 +64,7 @@ async def test_a_crowd_is_listed_and_decided_about_even_if_nobody_reads_the_outp
         approving.stdout.close()
         assert approving.wait(timeout=30) == 0
         wait_until(
-            lambda: query(shop, "SELECT count(*) FROM shipments") == [(61,)], "all to be shipped"
+            lambda: query(shop, "SELECT count(*) FROM shipments") == [(52,)], "all to be shipped"
         )
         for order in (foreign, spoiled, elsewhere):
             await dev_server.get_workflow_handle(order.id).terminate()
