@@ -102,6 +102,12 @@ async def test_killed_workers_lose_nothing_and_do_nothing_twice(
 ) -> None:
     task_queue = shop.environment["TEMPORAL_TASK_QUEUE"]
     kills = 10 if full_size else 2
+    # Between the service's commit and the activity's answer there is time to be killed.
+    slow = shop.with_change(
+        "activities.py",
+        "activity.info().attempt)",
+        'activity.info().attempt); __import__("time").sleep(0.3)',
+    )
     orders = [
         await place(dev_server, task_queue, approval_timeout=600, simulation=Simulation(number % 3))
         for number in range(100 if full_size else 15)
@@ -113,7 +119,7 @@ async def test_killed_workers_lose_nothing_and_do_nothing_twice(
 
     def kill_workers() -> None:
         for _ in range(kills):
-            with shop.worker() as worker:
+            with slow.worker() as worker:
                 try:
                     worker.process.wait(timeout=random.uniform(0, 2))
                 except subprocess.TimeoutExpired:
@@ -122,7 +128,7 @@ async def test_killed_workers_lose_nothing_and_do_nothing_twice(
     approving = asyncio.gather(*(approve_sometime(number) for number in range(len(orders))))
     await asyncio.to_thread(kill_workers)
     await approving
-    with shop.worker():
+    with slow.worker():
         async with asyncio.timeout(60):
             results = await asyncio.gather(*(order.result() for order in orders))
 
