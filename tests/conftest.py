@@ -100,6 +100,16 @@ class Shop:
         """Where the services of this shop's workers keep their books."""
         return self.folder / "shop.db"
 
+    @property
+    def task_queue(self) -> str:
+        """Where this shop's workers poll."""
+        return self.environment["TEMPORAL_TASK_QUEUE"]
+
+    @property
+    def log(self) -> str:
+        """Everything this shop's workers have logged so far."""
+        return "".join(log.read_text() for log in self.folder.glob("worker-*.log"))
+
     def with_change(self, file: str, old: str, new: str) -> "Shop":
         """The same shop, run by a copy of the code with a change in it."""
         root = self.folder / f"code-{uuid4().hex[:6]}"
@@ -152,19 +162,6 @@ class Shop:
         if script == "worker.py" and "--shop-db" not in arguments:
             arguments = (*arguments, "--shop-db", str(self.books))
         return [sys.executable, self.scripts / script, *arguments]
-
-    def start_order(self, *arguments: str) -> str:
-        """Start an order and return its ID."""
-        started = self.run("starter.py", *arguments)
-        assert started.returncode == 0, started.stderr
-        return started.stdout.strip()
-
-    def wait_for_status(self, order_id: str, status: str) -> None:
-        """Wait until the order has this status; the Temporal CLI starts sooner than Python."""
-        query = ("workflow", "query", "--type", "status", "--workflow-id", order_id)
-        wait_until(
-            lambda: f'"{status}"' in self.temporal(*query).stdout, f"{order_id} to be {status}"
-        )
 
     @contextmanager
     def worker(

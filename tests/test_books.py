@@ -9,13 +9,16 @@ import sys
 from collections import Counter
 from contextlib import closing
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ActivityError, ApplicationError
 
+from order_fulfillment.services import ShopServices
 from order_fulfillment.shared import CATALOGUE, ApprovalDecision, OrderItem, OrderStatus
+from order_fulfillment.support.command_line import CommandError
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import SCRIPTS, Shop, address_of
 from tests.history import OrderHandle, attempts, place, until, until_status
@@ -50,49 +53,48 @@ async def outcome(order: OrderHandle) -> str:
         raise
 
 
-async def forty_orders(client: Client, shop: Shop, decision: ApprovalDecision) -> Counter[str]:
+async def forty_orders(client: Client, shop: Shop, decision: ApprovalDecision) -> list[OrderHandle]:
     """Order the last ten pieces forty times, and decide about all orders early."""
-    orders = [
-        await place(client, shop.environment["TEMPORAL_TASK_QUEUE"], items=[POSTER])
-        for _ in range(40)
-    ]
+    orders = [await place(client, shop.task_queue, items=[POSTER]) for _ in range(40)]
     for order in orders:
         await order.signal(OrderWorkflow.approve_order, decision)
-    with shop.worker():
-        return Counter(await asyncio.gather(*map(outcome, orders)))
+    return orders
+
+
+async def outcomes(orders: list[OrderHandle]) -> Counter[str]:
+    return Counter(await asyncio.gather(*map(outcome, orders)))
 
 
 async def test_of_forty_orders_for_the_last_ten_pieces_ten_are_fulfilled(
     shop: Shop, dev_server: Client
 ) -> None:
-    outcomes = await forty_orders(dev_server, shop, APPROVED)
+    orders = await forty_orders(dev_server, shop, APPROVED)
+    with shop.worker():
+        assert await outcomes(orders) == {"FULFILLED": 10, "OutOfStockError": 30}
 
-    assert outcomes == {"FULFILLED": 10, "OutOfStockError": 30}
     assert query(shop, "SELECT on_hand FROM stock WHERE sku = 'temporal-poster'") == [(0,)]
 
 
 async def test_pieces_of_rejected_orders_are_back_when_the_holds_lapse(
     shop: Shop, dev_server: Client
 ) -> None:
-    outcomes = await forty_orders(dev_server, shop, REJECTED)
-    task_queue = shop.environment["TEMPORAL_TASK_QUEUE"]
+    orders = await forty_orders(dev_server, shop, REJECTED)
     with shop.worker():
-        too_soon = await place(dev_server, task_queue, items=[POSTER])
+        assert await outcomes(orders) == {"REJECTED": 10, "OutOfStockError": 30}
+        too_soon = await place(dev_server, shop.task_queue, items=[POSTER])
         assert await outcome(too_soon) == "OutOfStockError"
         # 30 seconds to decide and an hour's margin: let them have passed.
         query(shop, "UPDATE holds SET lapses_at = datetime(lapses_at, '-3631 seconds')")
-        for_all = await place(dev_server, task_queue, items=[replace(POSTER, quantity=10)])
+        for_all = await place(dev_server, shop.task_queue, items=[replace(POSTER, quantity=10)])
         await for_all.signal(OrderWorkflow.approve_order, APPROVED)
         assert await outcome(for_all) == "FULFILLED"
-
-    assert outcomes == {"REJECTED": 10, "OutOfStockError": 30}
 
 
 async def test_a_delivery_after_the_hold_has_lapsed_fails_and_is_not_retried(
     shop: Shop, dev_server: Client
 ) -> None:
     with shop.worker():
-        order = await place(dev_server, shop.environment["TEMPORAL_TASK_QUEUE"])
+        order = await place(dev_server, shop.task_queue)
         await until_status(order, OrderStatus.AWAITING_APPROVAL)
         query(shop, "UPDATE holds SET lapses_at = datetime(lapses_at, '-3631 seconds')")
 
@@ -107,51 +109,35 @@ async def test_a_delivery_after_the_hold_has_lapsed_fails_and_is_not_retried(
 async def test_a_worker_killed_between_commit_and_answer_leaves_one_row(
     shop: Shop, dev_server: Client
 ) -> None:
-    async def kill_after_commit_of(step: str, log_line: str) -> None:
-        folder = shop.folder / step
-        folder.mkdir()
-        task_queue = f"{shop.environment['TEMPORAL_TASK_QUEUE']}-{step}"
-        environment = shop.environment | {"TEMPORAL_TASK_QUEUE": task_queue}
-        here = replace(shop, folder=folder, environment=environment)
-        order = await place(dev_server, task_queue)
-        await order.signal(OrderWorkflow.approve_order, APPROVED)
-        deadly = here.with_change("activities.py", log_line, f"os.kill(os.getpid(), 9); {log_line}")
-        activities = deadly.scripts / "activities.py"
-        activities.write_text(
-            activities.read_text().replace("from coll", "import os\nfrom coll", 1)
-        )
+    order = await place(dev_server, shop.task_queue)
+    await order.signal(OrderWorkflow.approve_order, APPROVED)
+    rows: list[tuple[Any, ...]] = []
+    death = "__import__('os').kill(__import__('os').getpid(), 9)"
+    for step in ('_log("Authorized', '_log("Reserved', '_log("Captured'):
+        deadly = shop.with_change("activities.py", step, f"{death}; {step}")
         with deadly.worker() as worker:
             await asyncio.to_thread(worker.process.wait, 20)
-        before = query(here, "SELECT reference FROM ledger")
+        before, rows = rows, query(shop, "SELECT * FROM ledger")
+        assert (rows[: len(before)], len(rows)) == (before, len(before) + 1)
 
-        with here.worker():
-            result = await order.result()
+    with shop.worker():
+        result = await order.result()
 
-        assert result.status == OrderStatus.FULFILLED
-        references = [
-            result.payment_authorization,
-            result.inventory_reservation,
-            result.tracking_number,
-        ]
-        after = query(here, "SELECT reference FROM ledger")
-        assert after == [(reference,) for reference in references]
-        assert before == after[: len(before)]
-        steps = ["process_payment", "reserve_inventory", "deliver_order"]
-        assert await attempts(order) == [1 + (step == each) for each in steps]
-        assert len(before) == 1 + steps.index(step)
-
-    await asyncio.gather(
-        kill_after_commit_of("process_payment", '_log("Authorized payment'),
-        kill_after_commit_of("reserve_inventory", '_log("Reserved inventory'),
-        kill_after_commit_of("deliver_order", '_log("Captured the payment'),
-    )
+    assert query(shop, "SELECT * FROM ledger") == rows
+    references = [
+        result.payment_authorization,
+        result.inventory_reservation,
+        result.tracking_number,
+    ]
+    assert query(shop, "SELECT reference FROM ledger") == [(each,) for each in references]
+    assert await attempts(order) == [2, 2, 2]
 
 
 async def test_a_reset_order_gets_the_same_references_and_no_new_row(
     shop: Shop, dev_server: Client
 ) -> None:
     with shop.worker():
-        order = await place(dev_server, shop.environment["TEMPORAL_TASK_QUEUE"])
+        order = await place(dev_server, shop.task_queue)
         await order.signal(OrderWorkflow.approve_order, APPROVED)
         first = await order.result()
         rows = query(shop, "SELECT * FROM ledger")
@@ -183,7 +169,7 @@ async def test_books_that_are_locked_for_a_while_cost_attempts_but_no_order(
     with shop.worker() as worker:
         with closing(sqlite3.connect(shop.books, isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
-            order = await place(dev_server, shop.environment["TEMPORAL_TASK_QUEUE"])
+            order = await place(dev_server, shop.task_queue)
             await order.signal(OrderWorkflow.approve_order, APPROVED)
 
             async def failed() -> bool:
@@ -204,17 +190,22 @@ async def test_books_that_are_locked_for_a_while_cost_attempts_but_no_order(
         ("notes.txt", "file is not a database"),
     ],
 )
-def test_a_place_where_no_books_can_be_kept_is_named(shop: Shop, path: str, reason: str) -> None:
-    (shop.folder / "folder").mkdir()
-    (shop.folder / "notes.txt").write_text("Not a database, but something the user wrote.\n" * 99)
+def test_a_place_where_no_books_can_be_kept_is_named(
+    tmp_path: Path, path: str, reason: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "notes.txt").write_text("Not a database, but something the user wrote.\n" * 99)
 
-    worker = shop.run("worker.py", "--shop-db", path)
+    place = tmp_path / path
 
-    assert (worker.returncode, worker.stdout) == (1, "")
-    assert worker.stderr == (
-        f"error: cannot keep books in {path!r}: {reason}; name another --shop-db\n"
+    with pytest.raises(CommandError) as error:
+        ShopServices(place)
+
+    assert (
+        str(error.value) == f"cannot keep books in {str(place)!r}: {reason}; name another --shop-db"
     )
-    assert "Not a database" in (shop.folder / "notes.txt").read_text()
+
+    assert "Not a database" in (tmp_path / "notes.txt").read_text()
 
 
 def test_a_read_only_file_is_named_when_the_worker_starts(shop: Shop) -> None:

@@ -16,6 +16,8 @@ import psutil
 import pytest
 from temporalio.client import Client
 
+from order_fulfillment.shared import OrderStatus
+from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import (
     SCRIPTS,
     Shop,
@@ -25,6 +27,7 @@ from tests.conftest import (
     listens,
     wait_until,
 )
+from tests.history import place, until_status
 
 
 @dataclass
@@ -165,20 +168,21 @@ def test_keep_holds_server_and_worker_until_ctrl_c(tmp_path: Path) -> None:
 async def test_a_running_server_and_worker_are_left_alone(
     open_shop: Shop, dev_server: Client, tmp_path: Path
 ) -> None:
-    mine = open_shop.start_order("--approval-timeout", "600")
+    mine = await place(dev_server, open_shop.task_queue)
+    await until_status(mine, OrderStatus.AWAITING_APPROVAL)
 
     with demo_running(
         tmp_path,
         *("--scenario", "invalid-payment"),
         address=address_of(dev_server),
-        TEMPORAL_TASK_QUEUE=open_shop.environment["TEMPORAL_TASK_QUEUE"],
+        TEMPORAL_TASK_QUEUE=open_shop.task_queue,
     ) as demo:
         assert demo.end() == 0, demo.output
 
     theirs = re.findall("^order-[0-9a-f]{8}$", demo.output, re.MULTILINE)[0]
     description = await dev_server.get_workflow_handle(theirs).describe()
-    assert description.task_queue != open_shop.environment["TEMPORAL_TASK_QUEUE"]
-    assert open_shop.run("signals.py", "status", mine).stdout == "AWAITING_APPROVAL\n"
+    assert description.task_queue != open_shop.task_queue
+    assert await mine.query(OrderWorkflow.status) == OrderStatus.AWAITING_APPROVAL
 
 
 async def test_an_interrupted_demo_leaves_no_open_order_on_a_running_server(

@@ -59,14 +59,16 @@ def start_and_stop(shop: Shop) -> int:
         return worker.process.wait(timeout=20)
 
 
-def test_every_script_leaves_with_the_right_status(open_shop: Shop, full_size: bool) -> None:
-    order_id = open_shop.start_order("--approval-timeout", "0.1")
-    open_shop.wait_for_status(order_id, "EXPIRED")
+async def test_every_script_leaves_with_the_right_status(
+    open_shop: Shop, dev_server: Client, full_size: bool
+) -> None:
+    order = await place(dev_server, open_shop.task_queue, approval_timeout=0.1)
+    await order.result()
 
     with ThreadPoolExecutor(max_workers=2) as pool:
         starters = pool.map(start_and_approve, [open_shop] * (300 if full_size else 1))
         queries = pool.map(
-            lambda _: open_shop.run("signals.py", "status", order_id).returncode,
+            lambda _: open_shop.run("signals.py", "status", order.id).returncode,
             range(100 if full_size else 1),
         )
         workers = pool.map(start_and_stop, [open_shop] * (50 if full_size else 1))
@@ -100,7 +102,7 @@ def test_the_interpreter_never_shuts_down(open_shop: Shop) -> None:
 async def test_killed_workers_lose_nothing_and_do_nothing_twice(
     shop: Shop, dev_server: Client, full_size: bool
 ) -> None:
-    task_queue = shop.environment["TEMPORAL_TASK_QUEUE"]
+    task_queue = shop.task_queue
     kills = 10 if full_size else 2
     # Between the service's commit and the activity's answer there is time to be killed.
     slow = shop.with_change(
@@ -233,7 +235,7 @@ async def test_a_killed_server_forgets_nothing(tmp_path: Path) -> None:
 async def test_one_of_two_workers_is_stopped_and_the_other_takes_over(
     shop: Shop, dev_server: Client, full_size: bool
 ) -> None:
-    task_queue = shop.environment["TEMPORAL_TASK_QUEUE"]
+    task_queue = shop.task_queue
     # Deliveries that take a second are under way when the worker is told to stop.
     slow = shop.with_change(
         "activities.py",
@@ -277,7 +279,7 @@ async def test_one_of_two_workers_is_stopped_and_the_other_takes_over(
 async def test_no_order_waits_for_a_task_that_a_stopped_worker_lost(
     shop: Shop, dev_server: Client, full_size: bool
 ) -> None:
-    task_queue = shop.environment["TEMPORAL_TASK_QUEUE"]
+    task_queue = shop.task_queue
     rounds = 20 if full_size else 2
     happened, lost = Counter[str](), 0
     with shop.worker("--pid-file", "staying.pid"):
@@ -306,7 +308,7 @@ async def test_no_order_waits_for_a_task_that_a_stopped_worker_lost(
 async def test_orders_without_end_do_not_keep_a_worker_that_is_told_to_stop(
     shop: Shop, dev_server: Client
 ) -> None:
-    task_queue = shop.environment["TEMPORAL_TASK_QUEUE"]
+    task_queue = shop.task_queue
     with shop.worker() as worker:
         worker.process.terminate()
         stopped = asyncio.create_task(asyncio.to_thread(worker.process.wait, 7))
@@ -319,7 +321,7 @@ async def test_orders_without_end_do_not_keep_a_worker_that_is_told_to_stop(
 async def test_of_many_signals_the_first_valid_one_decides(
     shop: Shop, dev_server: Client, full_size: bool
 ) -> None:
-    task_queue = shop.environment["TEMPORAL_TASK_QUEUE"]
+    task_queue = shop.task_queue
     order = await place(dev_server, task_queue)
     signals: list[list[object]] = [
         [{"approved": False, "note": "no"}],

@@ -11,7 +11,7 @@ from temporalio.client import Client
 from order_fulfillment import orders
 from order_fulfillment.shared import OrderItem
 from tests.conftest import Shop, wait_until
-from tests.history import ORDER, until
+from tests.history import ORDER, place, until
 from tests.test_books import query
 
 SPOILED = [OrderItem("temporal-mug@@@", 1, 12_00)]
@@ -29,7 +29,7 @@ async def until_waiting(client: Client, shop: Shop, number: int) -> None:
     wait_until(lambda: query(shop, "SELECT count(*) FROM holds") == [(number,)], "all holds")
 
     async def all_wait() -> bool:
-        queue = shop.environment["TEMPORAL_TASK_QUEUE"]
+        queue = shop.task_queue
         return len([order async for order in orders.pending(client, queue)]) == number
 
     await until(all_wait, f"{number} orders to wait")
@@ -38,7 +38,9 @@ async def until_waiting(client: Client, shop: Shop, number: int) -> None:
 async def test_a_crowd_is_listed_and_decided_about_even_if_nobody_reads_the_output(
     shop: Shop, dev_server: Client
 ) -> None:
-    queue = shop.environment["TEMPORAL_TASK_QUEUE"]
+    queue = shop.task_queue
+    # A crowd is more than are asked, or decided about, at a time.
+    shop = shop.with_change("orders.py", "SIDE_BY_SIDE = 50\n", "SIDE_BY_SIDE = 3\n")
     with shop.worker():
         none = pending(shop)
         foreign = await dev_server.start_workflow(
@@ -54,9 +56,9 @@ async def test_a_crowd_is_listed_and_decided_about_even_if_nobody_reads_the_outp
             replace(ORDER, customer_name="Ada\tB.", approval_timeout=100.0),
             queue,
         )
-        started = shop.run("starter.py", "Crowd", "--orders", "51", "--approval-timeout", "100")
+        started = shop.run("starter.py", "Crowd", "--orders", "4", "--approval-timeout", "100")
         waiting = started.stdout.split()
-        await until_waiting(dev_server, shop, 52)
+        await until_waiting(dev_server, shop, 5)
         found = pending(shop)
         limited = shop.run("signals.py", "pending", "--limit", "2")
         approving = shop.start("signals.py", "approve", first.id, *waiting)
@@ -64,7 +66,7 @@ async def test_a_crowd_is_listed_and_decided_about_even_if_nobody_reads_the_outp
         approving.stdout.close()
         assert approving.wait(timeout=30) == 0
         wait_until(
-            lambda: query(shop, "SELECT count(*) FROM shipments") == [(52,)], "all to be shipped"
+            lambda: query(shop, "SELECT count(*) FROM shipments") == [(5,)], "all to be shipped"
         )
         for order in (foreign, spoiled, elsewhere):
             await dev_server.get_workflow_handle(order.id).terminate()
@@ -82,9 +84,9 @@ async def test_a_crowd_is_listed_and_decided_about_even_if_nobody_reads_the_outp
     )
 
 
-def test_without_a_worker_pending_says_so_in_time(shop: Shop) -> None:
+async def test_without_a_worker_pending_says_so_in_time(shop: Shop, dev_server: Client) -> None:
     for _ in range(2):
-        shop.start_order()
+        await place(dev_server, shop.task_queue)
     began = time.monotonic()
 
     unanswered = shop.run("signals.py", "pending")
@@ -99,8 +101,8 @@ async def test_orders_that_wait_are_listed_and_approved_together(
     shop: Shop, dev_server: Client
 ) -> None:
     with shop.worker():
-        started = shop.run("starter.py", "--orders", "20", "--approval-timeout", "100")
-        await until_waiting(dev_server, shop, 20)
+        started = shop.run("starter.py", "--orders", "3", "--approval-timeout", "100")
+        await until_waiting(dev_server, shop, 3)
         ids = [order_id for order_id, *_ in pending(shop)]
 
         approved = shop.run("signals.py", "approve", *ids, "--note", "batch", "--by", "Grace")
@@ -117,8 +119,10 @@ async def test_orders_that_wait_are_listed_and_approved_together(
     assert {(r["status"], r["decided_by"]) for r in decided.values()} == {("FULFILLED", "Grace")}
 
 
-def test_each_id_that_goes_wrong_has_a_line_and_the_others_go_on(open_shop: Shop) -> None:
-    good = open_shop.start_order()
+async def test_each_id_that_goes_wrong_has_a_line_and_the_others_go_on(
+    open_shop: Shop, dev_server: Client
+) -> None:
+    good = (await place(dev_server, open_shop.task_queue)).id
 
     mixed = open_shop.run("signals.py", "reject", "order-unknown", good, good)
 
@@ -128,25 +132,26 @@ def test_each_id_that_goes_wrong_has_a_line_and_the_others_go_on(open_shop: Shop
     assert line.startswith("error: order-unknown: there is no order 'order-unknown'")
 
 
-def test_by_default_the_user_who_is_logged_in_has_decided(open_shop: Shop) -> None:
+async def test_by_default_the_user_who_is_logged_in_has_decided(
+    open_shop: Shop, dev_server: Client
+) -> None:
     shop = replace(open_shop, environment=open_shop.environment | {"LOGNAME": "ada"})
-    order_id = shop.start_order()
+    order = await place(dev_server, shop.task_queue)
 
-    shop.run("signals.py", "approve", order_id)
+    shop.run("signals.py", "approve", order.id)
 
-    result = json.loads(shop.run("signals.py", "result", order_id).stdout)
-    assert result["decided_by"] == "ada"
+    assert (await order.result()).decided_by == "ada"
 
 
 async def test_a_decision_that_does_not_say_who_made_it_counts(
     open_shop: Shop, dev_server: Client
 ) -> None:
-    order_id = open_shop.start_order()
+    order = await place(dev_server, open_shop.task_queue)
 
-    await dev_server.get_workflow_handle(order_id).signal("approve_order", {"approved": True})
+    await order.signal("approve_order", {"approved": True})
 
-    result = json.loads(open_shop.run("signals.py", "result", order_id).stdout)
-    assert (result["status"], result["decided_by"]) == ("FULFILLED", None)
+    result = await order.result()
+    assert (result.status, result.decided_by) == ("FULFILLED", None)
 
 
 async def test_the_customer_of_an_order_is_shown_without_its_full_length(
@@ -156,7 +161,7 @@ async def test_the_customer_of_an_order_is_shown_without_its_full_length(
         dev_server,
         f"order-{uuid4()}",
         replace(ORDER, customer_name="é" * 30_000),
-        shop.environment["TEMPORAL_TASK_QUEUE"],
+        shop.task_queue,
     )
 
     memo = await (await order.describe()).memo()

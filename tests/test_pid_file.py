@@ -2,12 +2,10 @@
 
 import os
 import re
-import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from textwrap import dedent
 
@@ -81,49 +79,42 @@ def test_a_worker_without_room_for_its_pid_file_stops_with_one_line(shop: Shop) 
     assert not (shop.folder / "worker.pid").exists()
 
 
-def test_a_file_of_the_users_is_refused_and_left_alone(shop: Shop) -> None:
-    notes = shop.folder / "notes.txt"
+def test_a_file_of_the_users_is_refused_and_left_alone(tmp_path: Path) -> None:
+    notes = tmp_path / "notes.txt"
     notes.write_text("4711 things to do")
 
-    worker = shop.run("worker.py", "--pid-file", "notes.txt")
+    with pytest.raises(CommandError, match="is not a PID file, but has other"), held(notes):
+        pass
 
-    assert (worker.returncode, worker.stdout) == (1, "")
-    assert worker.stderr == (
-        "error: 'notes.txt' is not a PID file, but has other content; name another --pid-file\n"
-    )
     assert notes.read_text() == "4711 things to do"
 
 
-def test_what_a_dead_worker_left_is_taken_over(shop: Shop) -> None:
+@pytest.mark.parametrize("left", ["stale", "reused", "empty"])
+def test_what_a_dead_worker_left_is_taken_over(tmp_path: Path, left: str) -> None:
     dead = subprocess.Popen([sys.executable, "-c", ""])
     dead.wait()
-    contents = {
-        "stale.pid": f"{dead.pid}\n".encode(),
-        "reused.pid": f"{os.getpid()}\n".encode(),
-        "empty.pid": b"",
-    }
-    for name, content in contents.items():
-        (shop.folder / name).write_bytes(content)
+    pid_file = tmp_path / "worker.pid"
+    pid_file.write_text(
+        {"stale": f"{dead.pid}\n", "reused": f"{os.getppid()}\n", "empty": ""}[left]
+    )
 
-    with started(shop, *contents) as workers:
-        for name, worker in zip(contents, workers, strict=True):
-            wait_for_owner(shop.folder / name, worker)
-            worker.terminate()
+    with held(pid_file):
+        assert pid_file.read_text() == f"{os.getpid()}\n"
 
-        for name, worker in zip(contents, workers, strict=True):
-            assert worker.wait(timeout=15) == 0
-            assert not (shop.folder / name).exists()
+    assert not pid_file.exists()
 
 
 def test_of_workers_that_race_for_the_file_one_wins(shop: Shop) -> None:
-    with started(shop, *["worker.pid"] * 3) as workers:
+    pid_file = shop.folder / "worker.pid"
+    workers = [shop.start("worker.py") for _ in range(3)]
+    try:
 
         def running() -> list[subprocess.Popen[str]]:
             return [worker for worker in workers if worker.poll() is None]
 
         wait_until(lambda: len(running()) == 1, "all but one worker to give up")
         (winner,) = running()
-        wait_for_owner(shop.folder / "worker.pid", winner)
+        wait_until(lambda: pid_file.read_text() == f"{winner.pid}\n", "the last to own the file")
         for loser in set(workers) - {winner}:
             _, stderr = loser.communicate()
             assert loser.returncode == 1
@@ -135,26 +126,27 @@ def test_of_workers_that_race_for_the_file_one_wins(shop: Shop) -> None:
 
         winner.terminate()
         assert winner.wait(timeout=15) == 0
-    assert not (shop.folder / "worker.pid").exists()
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
+    assert not pid_file.exists()
 
 
-def test_a_file_that_no_longer_is_the_workers_own_is_left_alone(shop: Shop) -> None:
-    pid_file = shop.folder / "worker.pid"
-    with started(shop, "worker.pid") as (first,):
-        wait_for_owner(pid_file, first)
+def test_a_file_that_no_longer_is_the_workers_own_is_left_alone(tmp_path: Path) -> None:
+    pid_file = tmp_path / "worker.pid"
+    with ExitStack() as first, ExitStack() as second:
+        first.enter_context(held(pid_file))
         pid_file.unlink()
-        with started(shop, "worker.pid") as (second,):
-            wait_for_owner(pid_file, second)
+        second.enter_context(held(pid_file))
 
-            first.terminate()
-            assert first.wait(timeout=15) == 0
-            assert pid_file.read_text() == f"{second.pid}\n"
+        first.close()
+        assert pid_file.read_text() == f"{os.getpid()}\n"
 
-            pid_file.unlink()
-            pid_file.write_text("a note of the user's")
-            second.send_signal(signal.SIGINT)
-            assert second.wait(timeout=15) == 0
-            assert pid_file.read_text() == "a note of the user's"
+        pid_file.unlink()
+        pid_file.write_text("a note of the user's")
+        second.close()
+        assert pid_file.read_text() == "a note of the user's"
 
 
 def test_a_worker_whose_folder_is_gone_stops_all_the_same(tmp_path: Path) -> None:
@@ -181,22 +173,3 @@ def test_a_held_file_stays_held_whatever_is_scribbled_in_it(
 
         with pytest.raises(CommandError, match=f" is held by {owner}"), held(pid_file):
             pass
-
-
-@contextmanager
-def started(shop: Shop, *pid_files: str) -> Iterator[list[subprocess.Popen[str]]]:
-    """Start a worker for each PID file, at once; whatever still runs is killed at the end."""
-    workers = [shop.start("worker.py", "--pid-file", name) for name in pid_files]
-    try:
-        yield workers
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.communicate()
-
-
-def wait_for_owner(pid_file: Path, worker: subprocess.Popen[str]) -> None:
-    def is_owner() -> bool:
-        return pid_file.exists() and pid_file.read_bytes() == f"{worker.pid}\n".encode()
-
-    wait_until(is_owner, f"worker {worker.pid} to own {pid_file.name}")

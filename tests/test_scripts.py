@@ -13,10 +13,10 @@ from uuid import uuid4
 import pytest
 from temporalio.client import Client
 
-from order_fulfillment.shared import CATALOGUE
+from order_fulfillment.shared import CATALOGUE, ApprovalDecision, OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop
-from tests.history import ORDER
+from tests.history import ORDER, place, until_status
 
 
 def one_line(stderr: str) -> str:
@@ -33,23 +33,25 @@ def test_the_starter_prints_the_order_id_and_nothing_else(open_shop: Shop) -> No
     assert f"signals.py approve {started.stdout.strip()}" in started.stderr
 
 
-def test_an_order_is_followed_approved_and_fulfilled(open_shop: Shop) -> None:
-    order_id = open_shop.start_order("Ada Lovelace")
-    open_shop.wait_for_status(order_id, "AWAITING_APPROVAL")
-    pending = open_shop.run("signals.py", "approval-message", order_id)
+async def test_an_order_is_followed_approved_and_fulfilled(
+    open_shop: Shop, dev_server: Client
+) -> None:
+    order = await place(dev_server, open_shop.task_queue)
+    await until_status(order, OrderStatus.AWAITING_APPROVAL)
+    pending = open_shop.run("signals.py", "approval-message", order.id)
 
-    approved = open_shop.run("signals.py", "approve", order_id, "--note", "Cleared by fraud team")
+    approved = open_shop.run("signals.py", "approve", order.id, "--note", "Cleared by fraud team")
 
-    result = open_shop.run("signals.py", "result", order_id)
-    status = open_shop.run("signals.py", "status", order_id)
-    message = open_shop.run("signals.py", "approval-message", order_id)
+    result = open_shop.run("signals.py", "result", order.id)
+    status = open_shop.run("signals.py", "status", order.id)
+    message = open_shop.run("signals.py", "approval-message", order.id)
     assert (pending.returncode, pending.stdout) == (0, "None\n")
     assert (approved.returncode, approved.stdout) == (0, "approved: Cleared by fraud team\n")
     assert (approved.stderr, result.returncode) == ("", 0)
     assert (
         json.loads(one_line(result.stdout)).items()
         >= {
-            "order_id": order_id,
+            "order_id": order.id,
             "status": "FULFILLED",
             "message": "approved: Cleared by fraud team",
         }.items()
@@ -107,12 +109,16 @@ def test_the_default_card_is_valid_for_months(open_shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("open_order", [True, False])
-def test_an_id_that_was_used_before_is_refused(open_shop: Shop, open_order: bool) -> None:
-    order_id = open_shop.start_order("--approval-timeout", "20" if open_order else "0.1")
+async def test_an_id_that_was_used_before_is_refused(
+    open_shop: Shop, dev_server: Client, open_order: bool
+) -> None:
+    order = await place(
+        dev_server, open_shop.task_queue, approval_timeout=20 if open_order else 0.1
+    )
     if not open_order:
-        open_shop.wait_for_status(order_id, "EXPIRED")
+        await order.result()
 
-    refused = open_shop.run("starter.py", "--workflow-id", order_id)
+    refused = open_shop.run("starter.py", "--workflow-id", order.id)
 
     assert (refused.returncode, refused.stdout) == (1, "")
     assert "exists already; choose another --workflow-id" in one_line(refused.stderr)
@@ -167,6 +173,7 @@ def test_an_id_that_was_used_before_is_refused(open_shop: Shop, open_order: bool
         ["signals.py", "approve", "order-1", "--note", "x" * 64_001],
         ["signals.py", "status", "order-1", "--note", "x"],
         ["worker.py", "--pid-file"],
+        ["worker.py", "--metrics-address", "9464"],
     ],
     ids=lambda arguments: " ".join(arguments)[:60],
 )
@@ -206,24 +213,23 @@ def test_an_unknown_order_is_said_to_be_unknown(open_shop: Shop, verb: str) -> N
     assert "there is no order 'order-unknown'" in one_line(unknown.stderr)
 
 
-def test_a_decision_on_a_closed_order_is_refused(open_shop: Shop) -> None:
-    order_id = open_shop.start_order("--approval-timeout", "0.1")
-    open_shop.wait_for_status(order_id, "EXPIRED")
+async def test_a_decision_on_a_closed_order_is_refused(open_shop: Shop, dev_server: Client) -> None:
+    order = await place(dev_server, open_shop.task_queue, approval_timeout=0.1)
+    await order.result()
 
-    refused = open_shop.run("signals.py", "reject", order_id)
+    refused = open_shop.run("signals.py", "reject", order.id)
 
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert f"order '{order_id}' is closed already (EXPIRED)" in one_line(refused.stderr)
+    assert f"order '{order.id}' is closed already (EXPIRED)" in one_line(refused.stderr)
 
 
 async def test_a_terminated_order_has_the_servers_word(open_shop: Shop, dev_server: Client) -> None:
-    order_id = open_shop.start_order()
-    open_shop.wait_for_status(order_id, "AWAITING_APPROVAL")
-    waiting = open_shop.start("signals.py", "result", order_id)
-    await dev_server.get_workflow_handle(order_id).terminate(reason="out of stock")
+    order = await place(dev_server, open_shop.task_queue)
+    waiting = open_shop.start("signals.py", "result", order.id)
+    await order.terminate(reason="out of stock")
 
-    status = open_shop.run("signals.py", "status", order_id)
-    approved = open_shop.run("signals.py", "approve", order_id)
+    status = open_shop.run("signals.py", "status", order.id)
+    approved = open_shop.run("signals.py", "approve", order.id)
     stdout, stderr = waiting.communicate(timeout=30)
 
     assert (status.returncode, status.stdout) == (0, "TERMINATED\n")
@@ -238,7 +244,7 @@ async def test_a_timed_out_order_has_the_servers_word(open_shop: Shop, dev_serve
         OrderWorkflow.run,
         ORDER,
         id=f"order-{uuid4()}",
-        task_queue=open_shop.environment["TEMPORAL_TASK_QUEUE"],
+        task_queue=open_shop.task_queue,
         execution_timeout=timedelta(seconds=1),
     )
 
@@ -253,19 +259,21 @@ async def test_a_timed_out_order_has_the_servers_word(open_shop: Shop, dev_serve
 async def test_a_canceled_order_is_an_error_for_who_waits(
     open_shop: Shop, dev_server: Client
 ) -> None:
-    order_id = open_shop.start_order()
-    open_shop.wait_for_status(order_id, "AWAITING_APPROVAL")
-    await dev_server.get_workflow_handle(order_id).cancel()
+    order = await place(dev_server, open_shop.task_queue)
+    await until_status(order, OrderStatus.AWAITING_APPROVAL)
+    await order.cancel()
 
-    waited = open_shop.run("signals.py", "result", order_id)
+    waited = open_shop.run("signals.py", "result", order.id)
 
     assert (waited.returncode, waited.stdout) == (1, "")
     assert "was canceled before its delivery" in waited.stderr.splitlines()[-1]
-    assert open_shop.run("signals.py", "status", order_id).stdout == "CANCELED\n"
+    assert open_shop.run("signals.py", "status", order.id).stdout == "CANCELED\n"
 
 
-def test_another_decision_than_the_one_that_stands_is_an_error(shop: Shop) -> None:
-    order_id = shop.start_order()
+async def test_another_decision_than_the_one_that_stands_is_an_error(
+    shop: Shop, dev_server: Client
+) -> None:
+    order_id = (await place(dev_server, shop.task_queue)).id
     # An activity that no worker has keeps the order open after its decision.
     with shop.with_change(
         "workflow.py",
@@ -284,13 +292,15 @@ def test_another_decision_than_the_one_that_stands_is_an_error(shop: Shop) -> No
 
 
 @pytest.mark.parametrize("arguments", [["starter.py", "--wait-result"], ["signals.py", "result"]])
-def test_interrupted_waiting_leaves_the_order_alone(open_shop: Shop, arguments: list[str]) -> None:
+async def test_interrupted_waiting_leaves_the_order_alone(
+    open_shop: Shop, dev_server: Client, arguments: list[str]
+) -> None:
     if arguments[0] == "starter.py":
-        waiting = open_shop.start(*arguments, "--approval-timeout", "60")
+        waiting = open_shop.start(*arguments)
         assert waiting.stdout is not None
         order_id = waiting.stdout.readline().strip()
     else:
-        order_id = open_shop.start_order("--approval-timeout", "60")
+        order_id = (await place(dev_server, open_shop.task_queue)).id
         waiting = open_shop.start(*arguments, order_id)
         assert waiting.stderr is not None
         assert "status: " in waiting.stderr.readline()
@@ -302,7 +312,8 @@ def test_interrupted_waiting_leaves_the_order_alone(open_shop: Shop, arguments: 
     assert "interrupted: " in stderr.splitlines()[-1]
     assert "goes on" in stderr.splitlines()[-1]
     assert order_id in stderr.splitlines()[-1]
-    assert open_shop.run("signals.py", "approve", order_id).returncode == 0
+    order = dev_server.get_workflow_handle_for(OrderWorkflow.run, order_id)
+    await until_status(order, OrderStatus.AWAITING_APPROVAL)
 
 
 # Python runs it before a script, and Ctrl-C comes when the script imports a certain module.
@@ -343,16 +354,18 @@ def test_ctrl_c_ends_a_script_in_one_line_while_its_modules_load(
 async def test_a_waiting_script_follows_a_reset_and_says_so(
     open_shop: Shop, dev_server: Client
 ) -> None:
-    order_id = open_shop.start_order("--approval-timeout", "60")
-    waiting = open_shop.start("signals.py", "result", order_id)
+    order = await place(dev_server, open_shop.task_queue)
+    await until_status(order, OrderStatus.AWAITING_APPROVAL)
+    waiting = open_shop.start("signals.py", "result", order.id)
     assert waiting.stderr
     assert "AWAITING_APPROVAL" in waiting.stderr.readline()
 
     reset = open_shop.temporal(
-        *("workflow", "reset", "--workflow-id", order_id, "--event-id", "4", "--reason", "test")
+        *("workflow", "reset", "--workflow-id", order.id, "--event-id", "4", "--reason", "test")
     )
     assert "the workflow was reset; the order goes on in run " in waiting.stderr.readline()
-    open_shop.run("signals.py", "approve", order_id)
+    again = dev_server.get_workflow_handle_for(OrderWorkflow.run, order.id)
+    await again.signal(OrderWorkflow.approve_order, ApprovalDecision(approved=True))
     stdout, _ = waiting.communicate(timeout=30)
 
     assert reset.returncode == 0, reset.stderr
@@ -391,7 +404,7 @@ async def test_another_kind_of_workflow_is_not_taken_for_an_order(
         "StrangeWorkflow", id=f"strange-{uuid4()}", task_queue="strange"
     )
 
-    for verb in ("approve", "status", "approval-message", "result"):
+    for verb in ("approve", "status"):
         refused = open_shop.run("signals.py", verb, stranger.id)
 
         assert (refused.returncode, refused.stdout) == (1, "")

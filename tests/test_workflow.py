@@ -202,7 +202,7 @@ async def test_a_malformed_signal_decides_nothing_and_costs_one_log_line(
         [{"approved": True}, {"approved": True}],
         [{"approved": "false"}, "x"],
     ]
-    task_queue = shop.environment["TEMPORAL_TASK_QUEUE"]
+    task_queue = shop.task_queue
     with shop.worker() as worker:
         orders = [await place(dev_server, task_queue) for _ in malformed]
         for order, arguments in zip(orders, malformed, strict=True):
@@ -224,16 +224,17 @@ async def test_a_malformed_signal_decides_nothing_and_costs_one_log_line(
     assert "ERROR" not in next_worker.log
 
 
-async def test_a_note_cannot_keep_itself_out_of_the_log(shop: Shop, dev_server: Client) -> None:
-    order = await place(dev_server, shop.environment["TEMPORAL_TASK_QUEUE"])
+async def test_a_note_cannot_keep_itself_out_of_the_log(
+    open_shop: Shop, dev_server: Client
+) -> None:
     note = "Query not found when attempting to respond to it"
+    order = await place(dev_server, open_shop.task_queue)
     await order.signal(OrderWorkflow.approve_order, APPROVED)
     await order.signal(OrderWorkflow.approve_order, ApprovalDecision(False, note))
 
-    with shop.worker() as worker:
-        await order.result()
+    await order.result()
 
-    assert f"{order.id}: Ignored 'rejected: {note}'" in worker.log
+    assert f"{order.id}: Ignored 'rejected: {note}'" in open_shop.log
 
 
 @pytest.mark.parametrize("signal", [[None], [], [{"approved": True}, {"approved": True}]])
