@@ -15,10 +15,12 @@ from typing import Any
 import pytest
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ActivityError, ApplicationError
+from temporalio.worker import Worker
 
 from order_fulfillment.services import ShopServices
 from order_fulfillment.shared import CATALOGUE, ApprovalDecision, OrderItem, OrderStatus
 from order_fulfillment.support.command_line import CommandError
+from order_fulfillment.worker import create_worker
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import SCRIPTS, Shop, address_of
 from tests.history import OrderHandle, attempts, place, until, until_status
@@ -26,6 +28,11 @@ from tests.history import OrderHandle, attempts, place, until, until_status
 APPROVED, REJECTED = ApprovalDecision(True), ApprovalDecision(False)
 # There are ten of them.
 POSTER = OrderItem("temporal-poster", 1, 60_00)
+
+
+def serving(client: Client, shop: Shop) -> Worker:
+    """A worker in this process, with books that the test can read."""
+    return create_worker(client, shop.task_queue, ShopServices(shop.books))
 
 
 def query(shop: Shop, statement: str) -> list[tuple[Any, ...]]:
@@ -69,7 +76,7 @@ async def test_of_forty_orders_for_the_last_ten_pieces_ten_are_fulfilled(
     shop: Shop, dev_server: Client
 ) -> None:
     orders = await forty_orders(dev_server, shop, APPROVED)
-    with shop.worker():
+    async with serving(dev_server, shop):
         assert await outcomes(orders) == {"FULFILLED": 10, "OutOfStockError": 30}
 
     assert query(shop, "SELECT on_hand FROM stock WHERE sku = 'temporal-poster'") == [(0,)]
@@ -79,7 +86,7 @@ async def test_pieces_of_rejected_orders_are_back_when_the_holds_lapse(
     shop: Shop, dev_server: Client
 ) -> None:
     orders = await forty_orders(dev_server, shop, REJECTED)
-    with shop.worker():
+    async with serving(dev_server, shop):
         assert await outcomes(orders) == {"REJECTED": 10, "OutOfStockError": 30}
         too_soon = await place(dev_server, shop.task_queue, items=[POSTER])
         assert await outcome(too_soon) == "OutOfStockError"
@@ -93,7 +100,7 @@ async def test_pieces_of_rejected_orders_are_back_when_the_holds_lapse(
 async def test_a_delivery_after_the_hold_has_lapsed_fails_and_is_not_retried(
     shop: Shop, dev_server: Client
 ) -> None:
-    with shop.worker():
+    async with serving(dev_server, shop):
         order = await place(dev_server, shop.task_queue)
         await until_status(order, OrderStatus.AWAITING_APPROVAL)
         query(shop, "UPDATE holds SET lapses_at = datetime(lapses_at, '-3631 seconds')")
@@ -136,7 +143,7 @@ async def test_a_worker_killed_between_commit_and_answer_leaves_one_row(
 async def test_a_reset_order_gets_the_same_references_and_no_new_row(
     shop: Shop, dev_server: Client
 ) -> None:
-    with shop.worker():
+    async with serving(dev_server, shop):
         order = await place(dev_server, shop.task_queue)
         await order.signal(OrderWorkflow.approve_order, APPROVED)
         first = await order.result()

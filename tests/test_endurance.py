@@ -27,6 +27,7 @@ from tests.conftest import Shop, clean_environment, free_port
 from tests.history import (
     ITEMS,
     attempts,
+    create_worker,
     events,
     lost_workflow_tasks,
     place,
@@ -201,7 +202,7 @@ async def test_a_killed_server_forgets_nothing(tmp_path: Path) -> None:
             client = await connected_to(address)
             worker = stack.enter_context(shop.worker())
             approved, expiring = [
-                await place(client, "orders", approval_timeout=seconds) for seconds in (600, 3)
+                await place(client, "orders", approval_timeout=seconds) for seconds in (600, 8)
             ]
             for order in (approved, expiring):
                 await until_status(order, OrderStatus.AWAITING_APPROVAL)
@@ -319,9 +320,9 @@ async def test_orders_without_end_do_not_keep_a_worker_that_is_told_to_stop(
 
 
 async def test_of_many_signals_the_first_valid_one_decides(
-    shop: Shop, dev_server: Client, full_size: bool
+    dev_server: Client, full_size: bool
 ) -> None:
-    task_queue = shop.task_queue
+    task_queue = f"signals-{uuid4()}"
     order = await place(dev_server, task_queue)
     signals: list[list[object]] = [
         [{"approved": False, "note": "no"}],
@@ -334,9 +335,8 @@ async def test_of_many_signals_the_first_valid_one_decides(
     for _ in range(500 if full_size else 60):
         await order.signal("approve_order", args=random.choice(signals))
 
-    with shop.worker():
-        async with asyncio.timeout(30):
-            result = await order.result()
+    async with create_worker(dev_server, task_queue), asyncio.timeout(30):
+        result = await order.result()
 
     history = (await order.fetch_history()).events
     sent = [
