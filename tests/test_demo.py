@@ -248,7 +248,9 @@ def test_a_port_taken_by_something_else_is_reported_in_one_line(tmp_path: Path) 
     assert "address already in use; set TEMPORAL_ADDRESS to a free port" in demo.output
 
 
-def test_an_unexpected_outcome_ends_with_exit_code_1_and_keeps_the_log(tmp_path: Path) -> None:
+def test_an_unexpected_outcome_ends_with_exit_code_1_and_keeps_the_log(
+    dev_server: Client, tmp_path: Path
+) -> None:
     # A package in which the wrong error fails the payment.
     package = tmp_path / "order_fulfillment"
     shutil.copytree(SCRIPTS, package)
@@ -256,7 +258,10 @@ def test_an_unexpected_outcome_ends_with_exit_code_1_and_keeps_the_log(tmp_path:
     services.write_text(services.read_text().replace("PaymentValidationError", "Strike"))
 
     with demo_running(
-        tmp_path, "--scenario", "invalid-payment", "--keep", PYTHONPATH=str(tmp_path)
+        tmp_path,
+        *("--scenario", "invalid-payment", "--keep"),
+        address=address_of(dev_server),
+        PYTHONPATH=str(tmp_path),
     ) as demo:
         assert demo.end() == 1, demo.output
 
