@@ -17,7 +17,6 @@ import pytest
 from temporalio.client import Client
 
 from order_fulfillment.shared import OrderStatus
-from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import (
     SCRIPTS,
     Shop,
@@ -124,23 +123,25 @@ def whole_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDemo
         yield demo
 
 
-@pytest.mark.parametrize(
-    "moment", ["Temporal server: ", "starter.py 'Invalid Payment'", "as expected"]
-)
+def interrupt_until_the_end(demo: RunningDemo) -> None:
+    """Press Ctrl-C again and again, as impatient people do, and see that nothing is left."""
+
+    def ended_after_one_more() -> bool:
+        demo.process.send_signal(signal.SIGINT)
+        return demo.process.poll() is not None
+
+    wait_until(ended_after_one_more, "the demo to end")
+
+    assert demo.end() == 130, demo.output
+    assert demo.has_left_nothing()
+
+
+@pytest.mark.parametrize("moment", ["Temporal server: ", "starter.py 'Invalid Payment'"])
 def test_ctrl_c_leaves_no_process_no_port_and_no_file(tmp_path: Path, moment: str) -> None:
     with demo_running(tmp_path, "--scenario", "invalid-payment") as demo:
         demo.wait_for_output(moment)
 
-        def ended_after_one_more() -> bool:
-            demo.process.send_signal(signal.SIGINT)
-            return demo.process.poll() is not None
-
-        # Again and again, as impatient people do.
-        wait_until(ended_after_one_more, "the demo to end")
-
-        # Once the clean-up is done there is nothing left to interrupt.
-        assert demo.end() in (130, 0 if moment == "as expected" else 130), demo.output
-        assert demo.has_left_nothing()
+        interrupt_until_the_end(demo)
 
 
 def test_keep_holds_server_and_worker_until_ctrl_c(tmp_path: Path) -> None:
@@ -159,45 +160,31 @@ def test_keep_holds_server_and_worker_until_ctrl_c(tmp_path: Path) -> None:
         )
         assert '"EXPIRED"' in order.stdout, order.stderr
 
-        demo.process.send_signal(signal.SIGINT)
-
-        assert demo.end() == 130, demo.output
-        assert demo.has_left_nothing()
+        interrupt_until_the_end(demo)
 
 
-async def test_a_running_server_and_worker_are_left_alone(
+async def test_an_interrupted_demo_leaves_a_running_server_as_it_was(
     open_shop: Shop, dev_server: Client, tmp_path: Path
 ) -> None:
     mine = await place(dev_server, open_shop.task_queue)
-    await until_status(mine, OrderStatus.AWAITING_APPROVAL)
-
     with demo_running(
         tmp_path,
-        *("--scenario", "invalid-payment"),
+        *("--scenario", "happy-path"),
         address=address_of(dev_server),
         TEMPORAL_TASK_QUEUE=open_shop.task_queue,
     ) as demo:
-        assert demo.end() == 0, demo.output
-
-    theirs = re.findall("^order-[0-9a-f]{8}$", demo.output, re.MULTILINE)[0]
-    description = await dev_server.get_workflow_handle(theirs).describe()
-    assert description.task_queue != open_shop.task_queue
-    assert await mine.query(OrderWorkflow.status) == OrderStatus.AWAITING_APPROVAL
-
-
-async def test_an_interrupted_demo_leaves_no_open_order_on_a_running_server(
-    dev_server: Client, tmp_path: Path
-) -> None:
-    with demo_running(tmp_path, "--scenario", "happy-path", address=address_of(dev_server)) as demo:
         demo.wait_for_output("see where it stands")
-        order = re.findall("^order-[0-9a-f]{8}$", demo.output, re.MULTILINE)[0]
+        theirs = re.findall("^order-[0-9a-f]{8}$", demo.output, re.MULTILINE)[0]
 
         demo.process.send_signal(signal.SIGINT)
 
         assert demo.end() == 130, demo.output
         assert demo.output.splitlines()[-1].startswith("interrupted: ")
-    description = await dev_server.get_workflow_handle(order).describe()
+
+    description = await dev_server.get_workflow_handle(theirs).describe()
     assert description.close_time
+    assert description.task_queue != open_shop.task_queue
+    await until_status(mine, OrderStatus.AWAITING_APPROVAL)
 
 
 async def test_a_demo_without_the_temporal_command_says_so_at_once(
