@@ -31,9 +31,7 @@ SECONDS = 4
 
 SCRIPTS = {
     "starter": ("starter.py",),
-    "approve": ("signals.py", "approve", "order-1"),
     "status": ("signals.py", "status", "order-1"),
-    "approval-message": ("signals.py", "approval-message", "order-1"),
     "worker": ("worker.py",),
 }
 
