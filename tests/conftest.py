@@ -77,6 +77,12 @@ def wait_until[T](condition: Callable[[], T], what: str, seconds: float = 30) ->
     raise AssertionError(f"waited {seconds} seconds for {what}")
 
 
+def one_line(stderr: str) -> str:
+    """The only line of stderr."""
+    [line] = stderr.splitlines()
+    return line
+
+
 def free_port() -> int:
     """A port that is free, as is the one of its Web UI.
 

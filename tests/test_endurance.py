@@ -113,7 +113,7 @@ async def test_killed_workers_lose_nothing_and_do_nothing_twice(
     )
     orders = [
         await place(dev_server, task_queue, approval_timeout=600, simulation=Simulation(number % 3))
-        for number in range(100 if full_size else 15)
+        for number in range(100 if full_size else 10)
     ]
 
     async def approve_sometime(order_number: int) -> None:

@@ -13,7 +13,7 @@ from tests.test_books import query
 
 def test_many_orders_are_started_and_some_of_them_are_invalid(shop: Shop) -> None:
     started = shop.run(
-        "starter.py", "--orders", "17", "--invalid-percentage", "20", "--approval-above", "500"
+        "starter.py", "--orders", "9", "--invalid-percentage", "34", "--approval-above", "500"
     )
     ids = started.stdout.split()
     with shop.worker() as worker:
@@ -21,14 +21,14 @@ def test_many_orders_are_started_and_some_of_them_are_invalid(shop: Shop) -> Non
         def shipped() -> int:
             return int(query(shop, "SELECT count(*) FROM shipments")[0][0])
 
-        wait_until(lambda: shipped() == 14, "the valid orders to be shipped")
+        wait_until(lambda: shipped() == 6, "the valid orders to be shipped")
         wait_until(lambda: worker.log.count("does not know") >= 6, "the others to be retried")
         stuck = shop.run("signals.py", "status", *ids)
     held = query(shop, "SELECT sku, quantity FROM hold_items")
     [(paid,)] = query(shop, "SELECT count(*) FROM authorizations")
 
-    assert (started.returncode, started.stderr) == (0, "17 of 17 orders were started\n")
-    assert len(set(ids)) == 17
+    assert (started.returncode, started.stderr) == (0, "9 of 9 orders were started\n")
+    assert len(set(ids)) == 9
     lines = [line for line in stuck.stdout.splitlines() if line.endswith("RESERVING_INVENTORY")]
     assert len(lines) == 3
     for line in lines:
@@ -38,7 +38,7 @@ def test_many_orders_are_started_and_some_of_them_are_invalid(shop: Shop) -> Non
             stuck.stderr,
             re.MULTILINE,
         )
-    assert paid == 17
+    assert paid == 9
     assert {sku for sku, _ in held} <= CATALOGUE.keys()
     assert {quantity for _, quantity in held} <= {1, 2, 3}
 

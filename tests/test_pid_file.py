@@ -104,6 +104,17 @@ def test_what_a_dead_worker_left_is_taken_over(tmp_path: Path, left: str) -> Non
     assert not pid_file.exists()
 
 
+def test_the_owner_of_a_file_that_is_held_is_named(tmp_path: Path) -> None:
+    pid_file = tmp_path / "worker.pid"
+
+    with (
+        held(pid_file),
+        pytest.raises(CommandError, match=f" is held by worker {os.getpid()}; stop that worker"),
+        held(pid_file),
+    ):
+        pass
+
+
 def test_of_workers_that_race_for_the_file_one_wins(shop: Shop) -> None:
     pid_file = shop.folder / "worker.pid"
     workers = [shop.start("worker.py") for _ in range(3)]

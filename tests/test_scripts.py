@@ -15,14 +15,8 @@ from temporalio.client import Client
 
 from order_fulfillment.shared import CATALOGUE, ApprovalDecision, OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
-from tests.conftest import Shop
+from tests.conftest import Shop, one_line
 from tests.history import ORDER, place, until_status
-
-
-def one_line(stderr: str) -> str:
-    """The only line of stderr."""
-    [line] = stderr.splitlines()
-    return line
 
 
 def test_the_starter_prints_the_order_id_and_nothing_else(open_shop: Shop) -> None:
@@ -201,68 +195,71 @@ def test_a_mistake_on_the_command_line_ends_a_script_with_exit_code_2(
     assert f"; see {script} --help" in one_line(refused.stderr)
 
 
-def test_an_unknown_order_is_said_to_be_unknown(open_shop: Shop) -> None:
-    unknown = open_shop.run("signals.py", "status", "order-unknown")
-
-    assert (unknown.returncode, unknown.stdout) == (1, "")
-    assert "there is no order 'order-unknown'" in one_line(unknown.stderr)
-
-
-async def test_a_decision_on_a_closed_order_is_refused(open_shop: Shop, dev_server: Client) -> None:
-    order = await place(dev_server, open_shop.task_queue, approval_timeout=0.1)
-    await order.result()
-
-    refused = open_shop.run("signals.py", "reject", order.id)
-
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert f"order '{order.id}' is closed already (EXPIRED)" in one_line(refused.stderr)
-
-
-async def test_a_terminated_order_has_the_servers_word(open_shop: Shop, dev_server: Client) -> None:
-    order = await place(dev_server, open_shop.task_queue)
-    waiting = open_shop.start("signals.py", "result", order.id)
-    await order.terminate(reason="out of stock")
-
-    status = open_shop.run("signals.py", "status", order.id)
-    approved = open_shop.run("signals.py", "approve", order.id)
-    stdout, stderr = waiting.communicate(timeout=30)
-
-    assert (status.returncode, status.stdout) == (0, "TERMINATED\n")
-    assert approved.returncode == 1
-    assert "is closed already (TERMINATED)" in one_line(approved.stderr)
-    assert (waiting.returncode, stdout) == (1, "")
-    assert "was terminated: out of stock" in stderr.splitlines()[-1]
-
-
-async def test_a_timed_out_order_has_the_servers_word(open_shop: Shop, dev_server: Client) -> None:
-    order = await dev_server.start_workflow(
+async def test_orders_that_end_without_a_result_have_the_servers_word(
+    open_shop: Shop, dev_server: Client
+) -> None:
+    canceled, terminated = [await place(dev_server, open_shop.task_queue) for _ in range(2)]
+    timed_out = await dev_server.start_workflow(
         OrderWorkflow.run,
         ORDER,
         id=f"order-{uuid4()}",
         task_queue=open_shop.task_queue,
-        execution_timeout=timedelta(seconds=1),
+        execution_timeout=timedelta(seconds=4),
+    )
+    ids = [canceled.id, terminated.id, timed_out.id]
+    waiting = open_shop.start("signals.py", "result", *ids)
+    assert waiting.stderr
+    assert "status: " in waiting.stderr.readline()
+    await canceled.cancel()
+    await terminated.terminate(reason="out of stock")
+    stdout, stderr = await asyncio.to_thread(waiting.communicate, timeout=30)
+
+    status = open_shop.run("signals.py", "status", *ids)
+
+    assert (waiting.returncode, stdout) == (1, "")
+    ends = "was canceled before", "was terminated: out of stock", "was timed out by the server"
+    for order_id, end in zip(ids, ends, strict=True):
+        assert re.search(f"^error: {order_id}: .* {end}", stderr, re.MULTILINE), stderr
+    assert (status.returncode, sorted(status.stdout.splitlines())) == (
+        0,
+        sorted(map("\t".join, zip(ids, ("CANCELED", "TERMINATED", "TIMED_OUT"), strict=True))),
     )
 
-    waited = await asyncio.to_thread(open_shop.run, "signals.py", "result", order.id)
 
-    status = open_shop.run("signals.py", "status", order.id)
-    assert (status.returncode, status.stdout) == (0, "TIMED_OUT\n")
-    assert waited.returncode == 1
-    assert "was timed out by the server" in waited.stderr.splitlines()[-1]
-
-
-async def test_a_canceled_order_is_an_error_for_who_waits(
+async def test_what_is_no_open_order_is_not_decided_about(
     open_shop: Shop, dev_server: Client
 ) -> None:
-    order = await place(dev_server, open_shop.task_queue)
-    await until_status(order, OrderStatus.AWAITING_APPROVAL)
-    await order.cancel()
+    expired = await place(dev_server, open_shop.task_queue, approval_timeout=0.1)
+    await expired.result()
+    terminated = await place(dev_server, open_shop.task_queue)
+    await terminated.terminate()
+    stranger = await dev_server.start_workflow(
+        "StrangeWorkflow", id=f"strange-{uuid4()}", task_queue="strange"
+    )
 
-    waited = open_shop.run("signals.py", "result", order.id)
+    refused = open_shop.run(
+        *("signals.py", "reject", expired.id, terminated.id, stranger.id, "order-unknown")
+    )
+    unknown = open_shop.run("signals.py", "status", stranger.id, "order-unknown")
 
-    assert (waited.returncode, waited.stdout) == (1, "")
-    assert "was canceled before its delivery" in waited.stderr.splitlines()[-1]
-    assert open_shop.run("signals.py", "status", order.id).stdout == "CANCELED\n"
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert (unknown.returncode, unknown.stdout) == (1, "")
+    no_orders = [
+        f"'{stranger.id}' is not an order, but another kind of workflow",
+        "there is no order 'order-unknown'",
+    ]
+    closed = [
+        f"order '{expired.id}' is closed already (EXPIRED)",
+        f"order '{terminated.id}' is closed already (TERMINATED)",
+    ]
+    for stderr, errors in ((refused.stderr, no_orders + closed), (unknown.stderr, no_orders)):
+        assert stderr.count("\n") == len(errors)
+        assert all(error in stderr for error in errors), stderr
+    history = await stranger.fetch_history()
+    assert not any(
+        event.HasField("workflow_execution_signaled_event_attributes") for event in history.events
+    )
+    await stranger.terminate()
 
 
 async def test_another_decision_than_the_one_that_stands_is_an_error(
@@ -390,22 +387,3 @@ def test_an_order_that_is_retried_for_ever_says_why(shop: Shop) -> None:
     assert re.fullmatch(r"process_payment, attempt \d+ failed: KeyError: 'rate'\n", status.stderr)
     assert canceled.returncode == 0
     assert (waiting.returncode, after.stdout) == (1, "CANCELED\n")
-
-
-async def test_another_kind_of_workflow_is_not_taken_for_an_order(
-    open_shop: Shop, dev_server: Client
-) -> None:
-    stranger = await dev_server.start_workflow(
-        "StrangeWorkflow", id=f"strange-{uuid4()}", task_queue="strange"
-    )
-
-    for verb in ("approve", "status"):
-        refused = open_shop.run("signals.py", verb, stranger.id)
-
-        assert (refused.returncode, refused.stdout) == (1, "")
-        assert "is not an order, but another kind of workflow" in one_line(refused.stderr)
-    history = await stranger.fetch_history()
-    assert not any(
-        event.HasField("workflow_execution_signaled_event_attributes") for event in history.events
-    )
-    await stranger.terminate()

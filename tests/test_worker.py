@@ -9,16 +9,10 @@ from temporalio.client import Client
 
 from order_fulfillment.shared import ApprovalDecision, OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
-from tests.conftest import Shop, wait_until
-from tests.history import events, place, until_status
+from tests.conftest import Shop, one_line, wait_until
+from tests.history import create_worker, events, place, until_status
 
 APPROVED = ApprovalDecision(approved=True)
-
-
-def one_line(stderr: str) -> str:
-    """The only line of stderr."""
-    [line] = stderr.splitlines()
-    return line
 
 
 async def test_without_a_worker_nothing_is_lost_and_everyone_is_told(
@@ -74,7 +68,7 @@ async def test_a_workflow_bug_is_told_of_an_order_that_was_at_rest(
     shop: Shop, dev_server: Client
 ) -> None:
     order = await place(dev_server, shop.task_queue)
-    with shop.worker():
+    async with create_worker(dev_server, shop.task_queue):
         await until_status(order, OrderStatus.AWAITING_APPROVAL)
     with shop.with_workflow_bug().worker():
         asked = shop.run("signals.py", "status", order.id)
@@ -118,14 +112,6 @@ async def test_nohup_keeps_a_worker_whose_terminal_closes(shop: Shop, dev_server
         order = await place(dev_server, shop.task_queue, approval_timeout=0.1)
         assert (await order.result()).status == OrderStatus.EXPIRED
         assert worker.process.poll() is None
-
-
-def test_a_second_worker_in_the_same_folder_is_refused(shop: Shop) -> None:
-    with shop.worker() as worker:
-        second = shop.run("worker.py")
-
-        assert (second.returncode, second.stdout) == (1, "")
-        assert f"'worker.pid' is held by worker {worker.process.pid}" in one_line(second.stderr)
 
 
 async def test_after_a_crash_the_next_worker_serves_the_order_soon(
