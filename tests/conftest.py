@@ -101,6 +101,14 @@ def listens(port: int) -> bool:
         return candidate.connect_ex(("127.0.0.1", port)) == 0
 
 
+def copy_of_the_scripts(root: Path) -> Path:
+    """A copy of the sample's package in another folder."""
+    # Python may be writing compiled modules at this moment.
+    ignore = shutil.ignore_patterns("__pycache__", "worker.pid", "shop.db*")
+    package: Path = shutil.copytree(SCRIPTS, root / SCRIPTS.name, ignore=ignore)
+    return package
+
+
 @dataclass
 class Shop:
     """A folder and a task queue of their own, on some server, to run the real scripts with."""
@@ -127,8 +135,7 @@ class Shop:
     def with_change(self, file: str, old: str, new: str) -> "Shop":
         """The same shop, run by a copy of the code with a change in it."""
         root = self.folder / f"code-{uuid4().hex[:6]}"
-        package = root / SCRIPTS.name
-        shutil.copytree(SCRIPTS, package, ignore=shutil.ignore_patterns("__pycache__"))
+        package = copy_of_the_scripts(root)
         code = (package / file).read_text()
         assert code.count(old) == 1
         (package / file).write_text(code.replace(old, new))

@@ -1,7 +1,6 @@
 """The demo, played as a user would: all of it, parts of it, interrupted, and where it cannot play."""
 
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -22,6 +21,7 @@ from tests.conftest import (
     Shop,
     address_of,
     clean_environment,
+    copy_of_the_scripts,
     free_port,
     listens,
     wait_until,
@@ -114,11 +114,11 @@ def whole_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDemo
     """
     folder = tmp_path_factory.mktemp("whole")
     root = folder / "a copy"
-    shutil.copytree(SCRIPTS, root / SCRIPTS.name)
-    for path in (root / SCRIPTS.name).rglob("*"):
+    package = copy_of_the_scripts(root)
+    for path in package.rglob("*"):
         path.chmod(path.stat().st_mode & ~0o222)
     link = folder / "play.py"
-    link.symlink_to(root / SCRIPTS.name / "demo.py")
+    link.symlink_to(package / "demo.py")
     with demo_running(folder, script=link, PYTHONPATH=str(root)) as demo:
         yield demo
 
@@ -239,8 +239,7 @@ def test_an_unexpected_outcome_ends_with_exit_code_1_and_keeps_the_log(
     dev_server: Client, tmp_path: Path
 ) -> None:
     # A package in which the wrong error fails the payment.
-    package = tmp_path / "order_fulfillment"
-    shutil.copytree(SCRIPTS, package)
+    package = copy_of_the_scripts(tmp_path)
     services = package / "services.py"
     services.write_text(services.read_text().replace("PaymentValidationError", "Strike"))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.conftest import SCRIPTS, Shop, wait_until
+from tests.conftest import SCRIPTS, Shop, copy_of_the_scripts, wait_until
 
 README = (SCRIPTS.parent / "README.md").read_text()
 OPERATIONS = (SCRIPTS.parent / "docs/operations.md").read_text()
@@ -63,8 +63,7 @@ def without_chance(output: str) -> list[str]:
 
 def copy_of_the_sample(shop: Shop, name: str) -> Shop:
     root = shop.folder / name
-    package = root / SCRIPTS.name
-    shutil.copytree(SCRIPTS, package, ignore=shutil.ignore_patterns("__pycache__", "worker.pid"))
+    package = copy_of_the_scripts(root)
     shutil.copy(SCRIPTS.parent / "pyproject.toml", root)
     environment = {
         "PATH": f"{Path(os.environ['UV']).parent}:{os.environ['PATH']}",
@@ -104,8 +103,11 @@ class Scenario:
         self._process.wait()
 
     def output(self) -> str:
-        self._process.wait(timeout=60)
-        return self._output.read_text()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=60)
+        output = self._output.read_text()
+        assert self._process.returncode is not None, f"still running; so far: {output}"
+        return output
 
 
 @pytest.fixture(scope="module")
