@@ -1,6 +1,7 @@
 """Inputs that only other programs send: every order can end, whatever it was started with."""
 
 import re
+from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from typing import Any
 from uuid import uuid4
@@ -32,9 +33,12 @@ MUG: dict[str, Any] = VALID["items"][1]
 LONG = "é" * (MAX_TEXT_BYTES // 2 + 1)
 
 
-@pytest.fixture
-def task_queue() -> str:
-    return f"input-{uuid4().hex[:8]}"
+@pytest.fixture(scope="module")
+async def task_queue(dev_server: Client) -> AsyncIterator[str]:
+    """A task queue that a worker in this process serves."""
+    queue = f"input-{uuid4().hex[:8]}"
+    async with create_worker(dev_server, queue):
+        yield queue
 
 
 @pytest.mark.parametrize(
@@ -69,9 +73,8 @@ async def test_an_input_that_is_no_order_fails_at_once(
         "OrderWorkflow", args=arguments, id=f"order-{uuid4()}", task_queue=task_queue
     )
 
-    async with create_worker(dev_server, task_queue):
-        with pytest.raises(WorkflowFailureError) as failed:
-            await order.result()
+    with pytest.raises(WorkflowFailureError) as failed:
+        await order.result()
 
     assert isinstance(failed.value.cause, ApplicationError)
     assert failed.value.cause.type == "InvalidInputError"
@@ -90,8 +93,7 @@ async def test_an_input_in_an_unknown_encoding_waits_for_a_worker_that_knows_it(
     )
     order = dev_server.get_workflow_handle_for(OrderWorkflow.run, order_id)
 
-    async with create_worker(dev_server, task_queue):
-        await until_event(order, "WORKFLOW_TASK_FAILED")
+    await until_event(order, "WORKFLOW_TASK_FAILED")
 
     assert (await order.describe()).status == WorkflowExecutionStatus.RUNNING
     await order.terminate()
@@ -126,18 +128,14 @@ def test_the_waiting_script_says_what_is_wrong_with_the_input(open_shop: Shop) -
     ids=["note", "name", "a note of almost 2 MB", "surrogate"],
 )
 async def test_an_oversized_decision_is_no_decision(
-    dev_server: Client,
-    task_queue: str,
-    caplog: pytest.LogCaptureFixture,
-    decision: dict[str, Any],
+    dev_server: Client, task_queue: str, decision: dict[str, Any]
 ) -> None:
     order = await place(dev_server, task_queue)
+    await until_status(order, OrderStatus.AWAITING_APPROVAL)
 
-    async with create_worker(dev_server, task_queue):
-        await until_status(order, OrderStatus.AWAITING_APPROVAL)
-        await order.signal("approve_order", decision)
-        await order.signal(OrderWorkflow.approve_order, ApprovalDecision(False, "Too long"))
-        result = await order.result()
+    await order.signal("approve_order", decision)
+    await order.signal(OrderWorkflow.approve_order, ApprovalDecision(False, "Too long"))
+    result = await order.result()
 
     assert (result.status, result.message) == (OrderStatus.REJECTED, "rejected: Too long")
     await replay(await order.fetch_history())
@@ -179,8 +177,7 @@ async def test_the_largest_order_is_fulfilled(dev_server: Client, task_queue: st
         ApprovalDecision(True, "\x1b" * MAX_TEXT_BYTES, "\x1b" * MAX_TEXT_BYTES),
     )
 
-    async with create_worker(dev_server, task_queue):
-        result = await order.result()
+    result = await order.result()
 
     assert (result.status, result.total_cents) == (OrderStatus.FULFILLED, 100 * MAX_CENTS)
     await replay(await order.fetch_history())
