@@ -1,7 +1,7 @@
 """Nothing is lost and nothing done twice, whatever is killed, restarted or sent too often.
 
 `uv run pytest tests/test_endurance.py --full-size -n 0 -s --timeout 0` takes some minutes and prints figures;
-`uv run pytest` runs a small version.
+`uv run pytest` runs a small version of most.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
 from temporalio.client import Client
 
 from order_fulfillment.shared import CATALOGUE, ApprovalDecision, OrderStatus, Simulation
@@ -63,27 +64,27 @@ def start_and_stop(shop: Shop) -> int:
 async def test_every_script_leaves_with_the_right_status(
     open_shop: Shop, dev_server: Client, full_size: bool
 ) -> None:
+    if not full_size:
+        pytest.skip("a crash while a script leaves was seen only in hundreds of runs")
     order = await place(dev_server, open_shop.task_queue, approval_timeout=0.1)
     await order.result()
 
     with ThreadPoolExecutor(max_workers=2) as pool:
-        starters = pool.map(start_and_approve, [open_shop] * (300 if full_size else 1))
+        starters = pool.map(start_and_approve, [open_shop] * 300)
         queries = pool.map(
-            lambda _: open_shop.run("signals.py", "status", order.id).returncode,
-            range(100 if full_size else 1),
+            lambda _: open_shop.run("signals.py", "status", order.id).returncode, range(100)
         )
-        workers = pool.map(start_and_stop, [open_shop] * (50 if full_size else 1))
+        workers = pool.map(start_and_stop, [open_shop] * 50)
 
     statuses = Counter(starters), Counter(queries), Counter(workers)
     print(f"\nexit codes of starters, queries and workers: {statuses}")
     assert [set(counter) for counter in statuses] == [{0}, {0}, {0}]
-    if full_size:
-        crashing = open_shop.with_change(
-            "support/command_line.py", "os._exit(exit_code)", "sys.exit(exit_code)"
-        )
-        with ThreadPoolExecutor(max_workers=2) as pool:
-            starters = pool.map(lambda _: start_and_approve(crashing, patience=5), range(300))
-        print(f"exit codes of starters that let the interpreter shut down: {Counter(starters)}")
+    crashing = open_shop.with_change(
+        "support/command_line.py", "os._exit(exit_code)", "sys.exit(exit_code)"
+    )
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        starters = pool.map(lambda _: start_and_approve(crashing, patience=5), range(300))
+    print(f"exit codes of starters that let the interpreter shut down: {Counter(starters)}")
 
 
 def test_the_interpreter_never_shuts_down(open_shop: Shop) -> None:
@@ -241,7 +242,7 @@ async def test_one_of_two_workers_is_stopped_and_the_other_takes_over(
     ):
         orders = [
             await place(dev_server, task_queue, approval_timeout=600)
-            for _ in range(200 if full_size else 20)
+            for _ in range(200 if full_size else 10)
         ]
         for order in orders:
             await until_status(order, OrderStatus.AWAITING_APPROVAL)
@@ -278,13 +279,16 @@ async def test_no_order_waits_for_a_task_that_a_stopped_worker_lost(
     with shop.worker("--pid-file", "staying.pid"):
         for _ in range(rounds):
             with shop.worker("--pid-file", "leaving.pid") as leaving:
-                orders = [await place(dev_server, task_queue) for _ in range(20)]
+                orders = [
+                    await place(dev_server, task_queue) for _ in range(20 if full_size else 8)
+                ]
+                half = len(orders) // 2
                 for order in orders:
                     await until_status(order, OrderStatus.AWAITING_APPROVAL)
-                for order in orders[:10]:
+                for order in orders[:half]:
                     await order.signal(OrderWorkflow.approve_order, APPROVED)
                 leaving.process.terminate()
-                for order in orders[10:]:
+                for order in orders[half:]:
                     await order.signal(OrderWorkflow.approve_order, APPROVED)
                 async with asyncio.timeout(30):
                     await asyncio.gather(*(order.result() for order in orders))
