@@ -34,12 +34,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-LONGEST = {"books", "demo", "endurance", "readme", "scripts", "worker", "workflow", "wrong_server"}
+LONG = [
+    "books",
+    "demo",
+    "endurance",
+    "readme",
+    "scripts",
+    "worker",
+    "workflow",
+    "wrong_server",
+    "benchmark",
+    "hostile_input",
+    "many_orders",
+    "pending",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The longest files first: at the end no process is left to wait for another one.
-    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
+    # The long files first: at the end no process is left to wait for another one.
+    place = {f"test_{name}": number for number, name in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture(scope="session")
