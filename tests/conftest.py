@@ -34,7 +34,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-LONG = [
+LONGEST_FIRST = [
     "books",
     "demo",
     "endurance",
@@ -51,9 +51,9 @@ LONG = [
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    # The long files first: at the end no process is left to wait for another one.
-    place = {f"test_{name}": number for number, name in enumerate(LONG)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(LONG)))
+    # The longest files first: at the end no process is left to wait for another one.
+    place = {f"test_{name}": number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST_FIRST)))
 
 
 @pytest.fixture(scope="session")
@@ -147,7 +147,7 @@ class Shop:
         return "".join(log.read_text() for log in self.folder.glob("worker-*.log"))
 
     def with_change(self, file: str, old: str, new: str) -> "Shop":
-        """The same shop, run by a copy of the code with a change in it."""
+        """The same shop, run by a copy of its code with one more change in it."""
         root = self.folder / f"code-{uuid4().hex[:6]}"
         package = copy_of_the_scripts(root, self.scripts)
         code = (package / file).read_text()

@@ -138,7 +138,7 @@ def interrupt_until_the_end(demo: RunningDemo) -> None:
 
 def test_ctrl_c_leaves_no_process_no_port_and_no_file(tmp_path: Path) -> None:
     with demo_running(tmp_path, "--scenario", "invalid-payment") as demo:
-        demo.wait_for_output("starter.py 'Invalid Payment'")
+        demo.wait_for_output("Temporal server: ")
 
         interrupt_until_the_end(demo)
 
@@ -270,6 +270,7 @@ def test_of_two_demos_that_start_at_once_one_uses_the_server_of_the_other(tmp_pa
         host.process.send_signal(signal.SIGINT)
         assert host.end() == 130, host.output
         assert guest.end() == 1, guest.output
+        assert host.has_left_nothing()
 
     assert "started by this demo" not in guest.output
     assert f"error: no Temporal server at {one.address}" in guest.output.splitlines()[-1]
