@@ -34,26 +34,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-LONGEST_FIRST = [
-    "books",
-    "demo",
-    "endurance",
-    "readme",
-    "scripts",
-    "worker",
-    "workflow",
-    "wrong_server",
-    "benchmark",
-    "hostile_input",
-    "many_orders",
-    "pending",
-]
+LONGEST = {"books", "demo", "endurance", "readme", "scripts", "worker", "workflow", "wrong_server"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The longest files first: at the end no process is left to wait for another one.
-    place = {f"test_{name}": number for number, name in enumerate(LONGEST_FIRST)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST_FIRST)))
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
 
 
 @pytest.fixture(scope="session")
@@ -115,11 +101,11 @@ def listens(port: int) -> bool:
         return candidate.connect_ex(("127.0.0.1", port)) == 0
 
 
-def copy_of_the_scripts(root: Path, scripts: Path = SCRIPTS) -> Path:
-    """A copy of the sample's package, or of a changed one, in another folder."""
+def copy_of_the_scripts(root: Path) -> Path:
+    """A copy of the sample's package in another folder."""
     # Python may be writing compiled modules at this moment.
     ignore = shutil.ignore_patterns("__pycache__", "worker.pid", "shop.db*")
-    package: Path = shutil.copytree(scripts, root / SCRIPTS.name, ignore=ignore)
+    package: Path = shutil.copytree(SCRIPTS, root / SCRIPTS.name, ignore=ignore)
     return package
 
 
@@ -147,9 +133,9 @@ class Shop:
         return "".join(log.read_text() for log in self.folder.glob("worker-*.log"))
 
     def with_change(self, file: str, old: str, new: str) -> "Shop":
-        """The same shop, run by a copy of its code with one more change in it."""
+        """The same shop, run by a copy of the code with a change in it."""
         root = self.folder / f"code-{uuid4().hex[:6]}"
-        package = copy_of_the_scripts(root, self.scripts)
+        package = copy_of_the_scripts(root)
         code = (package / file).read_text()
         assert code.count(old) == 1
         (package / file).write_text(code.replace(old, new))

@@ -80,8 +80,6 @@ async def test_a_worker_killed_between_commit_and_answer_leaves_one_row(
     order = await place(dev_server, shop.task_queue)
     await order.signal(OrderWorkflow.approve_order, APPROVED)
     rows: list[tuple[Any, ...]] = []
-    # Temporal tries again when the dead worker's time to answer is over.
-    shop = shop.with_change("workflow.py", "timedelta(seconds=5)", "timedelta(seconds=3)")
     death = "__import__('os').kill(__import__('os').getpid(), 9)"
     for step in ('_log("Authorized', '_log("Reserved', '_log("Captured'):
         deadly = shop.with_change("activities.py", step, f"{death}; {step}")
