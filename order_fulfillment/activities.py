@@ -5,8 +5,6 @@ Temporal's rules for activities:
 - An activity may run more than once: Temporal retries it when it cannot know that an attempt
   succeeded. So every attempt sends the same idempotency key, and the service acts on it once.
 - An activity that raises a non-retryable error fails the order. Any other error is retried.
-
-This file is what you keep when real services come; `services.py` is what you replace.
 """
 
 from collections.abc import Iterator
@@ -20,16 +18,14 @@ from order_fulfillment.services import RefusedError, ShopServices, UnknownItemEr
 from order_fulfillment.shared import DeliveryRequest, PaymentRequest, ReservationRequest
 
 LAST_OUTAGE_ATTEMPT = 4
-"""The attempt from which on the simulated outage fails the order. With the workflow's retry
-policy it comes about four seconds after the first."""
+"""The attempt at which the simulated outage fails the order: some four seconds after the first."""
 
 
 class OrderActivities:
     """The activities, with the services that they call.
 
     They are plain functions, which the worker runs in threads, because SQLite blocks the thread
-    that calls it. With an asynchronous client `async def` is the better choice: it needs no
-    threads. Never call there what blocks: it would stop the whole worker.
+    that calls it. With an asynchronous client take `async def`, and never call there what blocks.
     """
 
     def __init__(self, services: ShopServices) -> None:
@@ -39,12 +35,11 @@ class OrderActivities:
     def process_payment(self, request: PaymentRequest) -> str:
         """Authorize the amount and return the authorization's reference.
 
-        No money moves: an authorization that `deliver_order` does not capture lapses by itself,
-        so an order that ends early leaves nothing to undo.
+        No money moves: what `deliver_order` does not capture lapses, so there is nothing to undo.
 
         Raises:
-            ApplicationError: of type PaymentValidationError, not retried, when the card has
-                expired or its expiry cannot be read.
+            ApplicationError: of type PaymentValidationError, not retried, when the provider
+                refuses the card or the amount.
         """
         with _service_errors():
             authorization = self._services.authorize(
@@ -54,20 +49,19 @@ class OrderActivities:
                 request.card,
                 timedelta(seconds=request.lapses_after),
             )
-        _log("Authorized payment %s", authorization)
+        activity.logger.info("Authorized payment %s", authorization)
         return authorization
 
     @activity.defn
     def reserve_inventory(self, request: ReservationRequest) -> str:
         """Hold the goods in the warehouse and return the reservation's reference.
 
-        A hold that `deliver_order` does not ship lapses by itself, as the authorization does.
+        What `deliver_order` does not ship lapses, too.
 
         Raises:
-            ApplicationError: of type OutOfStockError, not retried, when too little is available;
-                of type InventoryUnavailableError, retried up to `LAST_OUTAGE_ATTEMPT`, during the
-                simulated outage; of type UnknownItemError, retried until a fix is
-                deployed, when the warehouse does not know an article.
+            ApplicationError: of type OutOfStockError or InvalidQuantityError, not retried; of type
+                InventoryUnavailableError, during the simulated outage, retried up to
+                `LAST_OUTAGE_ATTEMPT`; of type UnknownItemError, retried until a fix is deployed.
         """
         attempt = activity.info().attempt
         recovers_after = request.simulation.inventory_recovers_after
@@ -75,8 +69,7 @@ class OrderActivities:
             raise ApplicationError(
                 "the inventory service is down",
                 type="InventoryUnavailableError",
-                # The retry policy's maximum_attempts would not do: it would also fail an order
-                # whose workers died that often, although the warehouse was never down.
+                # The retry policy's maximum_attempts would also count workers that died.
                 non_retryable=attempt >= LAST_OUTAGE_ATTEMPT,
             )
         quantities = request.quantities
@@ -86,7 +79,7 @@ class OrderActivities:
             reservation = self._services.hold(
                 request.idempotency_key, quantities, timedelta(seconds=request.lapses_after)
             )
-        _log("Reserved inventory %s", reservation)
+        activity.logger.info("Reserved inventory %s", reservation)
         return reservation
 
     @activity.defn
@@ -103,22 +96,18 @@ class OrderActivities:
                 request.payment_authorization,
                 request.inventory_reservation,
             )
-        _log("Captured the payment and shipped the goods as %s", tracking_number)
+        activity.logger.info("Captured the payment and shipped the goods as %s", tracking_number)
         return tracking_number
 
 
 @contextmanager
 def _service_errors() -> Iterator[None]:
-    """Name the service's errors for Temporal. A refusal fails the order; others are retried."""
+    """Name the services' errors for Temporal. A refusal fails the order; others are retried."""
     try:
         yield
     except (RefusedError, UnknownItemError) as error:
         raise ApplicationError(
             str(error),
             type=type(error).__name__,
-            non_retryable=not isinstance(error, UnknownItemError),
+            non_retryable=isinstance(error, RefusedError),
         ) from None
-
-
-def _log(message: str, reference: str) -> None:
-    activity.logger.info(f"{message}, attempt %d", reference, activity.info().attempt)

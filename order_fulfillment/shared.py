@@ -1,16 +1,17 @@
 """The words of the domain: what an order is, what people decide about it, how it ends."""
 
+import json
+import math
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from decimal import Decimal
 from enum import StrEnum
 
 TASK_QUEUE = "order-fulfillment"
 
-# Limits of an order and a decision, which may come from any client, not only from these scripts.
-# An order larger than what Temporal can store could neither complete nor be canceled.
+# Limits: an order that is larger than what Temporal can store could neither complete nor be canceled.
+MAX_ORDER_BYTES = 200_000
 MAX_TEXT_BYTES = 64_000
-MAX_CODE_BYTES = 100
-MAX_ITEMS = 100
 MAX_QUANTITY = 1000
 MAX_CENTS = 10**11
 MIN_APPROVAL_SECONDS = 0.1
@@ -31,26 +32,17 @@ class OrderStatus(StrEnum):
     CANCELED = "CANCELED"
 
 
-@dataclass(frozen=True)
-class Article:
-    """What the shop sells, and how much of it a new warehouse has on hand."""
-
-    name: str
-    unit_price_cents: int
-    on_hand: int = 100_000
-
-
 CATALOGUE = {
-    "temporal-cap": Article("Cap", 15_00),
-    "temporal-hoodie": Article("Hoodie", 45_00),
-    "temporal-mug": Article("Mug", 12_00),
-    "temporal-notebook": Article("Notebook", 9_50),
-    "temporal-poster": Article("Poster, signed", 60_00, on_hand=10),
-    "temporal-socks": Article("Socks", 8_00),
-    "temporal-stickers": Article("Stickers", 3_50),
-    "temporal-tshirt": Article("T-shirt", 23_00),
+    "temporal-cap": 15_00,
+    "temporal-hoodie": 45_00,
+    "temporal-mug": 12_00,
+    "temporal-notebook": 9_50,
+    "temporal-poster": 60_00,
+    "temporal-socks": 8_00,
+    "temporal-stickers": 3_50,
+    "temporal-tshirt": 23_00,
 }
-"""Articles by SKU."""
+"""Prices in US cents by SKU. How much there is of each, only the warehouse knows."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +53,6 @@ class OrderItem:
     quantity: int
     unit_price_cents: int
 
-    def __post_init__(self) -> None:
-        _check_text("SKU", self.sku)
-        _check_number("quantity", self.quantity, 1, MAX_QUANTITY)
-        _check_number("price", self.unit_price_cents, 0, MAX_CENTS)
-
 
 @dataclass(frozen=True)
 class Card:
@@ -75,10 +62,6 @@ class Card:
 
     expiry: str
     """MM/YY; the card is valid to the end of that month, in UTC."""
-
-    def __post_init__(self) -> None:
-        _check_text("card token", self.token)
-        _check_text("card expiry", self.expiry)
 
 
 @dataclass(frozen=True)
@@ -91,11 +74,7 @@ class Simulation:
 
 @dataclass(frozen=True)
 class Order:
-    """What a customer ordered. Its ID is the ID of the workflow that fulfills it.
-
-    Raises:
-        ValueError: when a value is outside its limits.
-    """
+    """What a customer ordered. Its ID is the ID of the workflow that fulfills it."""
 
     customer_name: str
     items: list[OrderItem]
@@ -110,15 +89,6 @@ class Order:
 
     simulation: Simulation = Simulation()
 
-    def __post_init__(self) -> None:
-        _check_text("customer name", self.customer_name, MAX_TEXT_BYTES)
-        _check_text("currency", self.currency)
-        _check_number("number of items", len(self.items), 1, MAX_ITEMS)
-        _check_number(
-            "approval timeout", self.approval_timeout, MIN_APPROVAL_SECONDS, MAX_APPROVAL_SECONDS
-        )
-        _check_number("approval limit", self.approval_above_cents, 0, MAX_CENTS)
-
     @property
     def total_cents(self) -> int:
         """What the order costs."""
@@ -127,18 +97,41 @@ class Order:
     @property
     def quantities(self) -> dict[str, int]:
         """How many pieces are ordered, by SKU."""
-        quantities = dict.fromkeys((item.sku for item in self.items), 0)
+        quantities: dict[str, int] = {}
         for item in self.items:
-            quantities[item.sku] += item.quantity
+            quantities[item.sku] = quantities.get(item.sku, 0) + item.quantity
         return quantities
+
+    def check(self) -> None:
+        """See that an order is within its limits, once, before it enters Temporal.
+
+        `__init__` would be the wrong place: it also runs at every replay, so that an order which
+        was accepted yesterday would stall because a limit is lower today.
+
+        Raises:
+            ValueError: with the field, its value and what is allowed.
+        """
+        size = len(json.dumps(asdict(self), ensure_ascii=False).encode())
+        _check("bytes as JSON", size, 1, MAX_ORDER_BYTES)
+        _check("number of items", len(self.items), 1)
+        for number, item in enumerate(self.items):
+            _check(f"items.{number}.quantity", item.quantity, 1, MAX_QUANTITY)
+            _check(f"items.{number}.unit_price_cents", item.unit_price_cents, 0, MAX_CENTS)
+        _check("total", self.total_cents, 1)
+        if not re.fullmatch("[A-Z]{3}", self.currency):
+            raise ValueError(f"currency: {self.currency!r} is not three capital letters")
+        parse_card_expiry(self.card.expiry)
+        _check(
+            "approval_timeout", self.approval_timeout, MIN_APPROVAL_SECONDS, MAX_APPROVAL_SECONDS
+        )
+        _check("approval_above_cents", self.approval_above_cents, 0, MAX_CENTS)
 
 
 @dataclass(frozen=True)
 class ApprovalDecision:
     """What a human decided about an order: the argument of the `approve_order` signal.
 
-    Raises:
-        ValueError: when note or name is too long.
+    A ValueError, when it is too long, makes the SDK drop the signal.
     """
 
     approved: bool
@@ -148,8 +141,8 @@ class ApprovalDecision:
     """Who decided, as they say themselves."""
 
     def __post_init__(self) -> None:
-        _check_text("note", self.note or "", MAX_TEXT_BYTES)
-        _check_text("name", self.by or "", MAX_TEXT_BYTES)
+        for field, text in (("note", self.note), ("by", self.by)):
+            _check(f"bytes of {field}", len((text or "").encode()), 0, MAX_TEXT_BYTES)
 
     @property
     def message(self) -> str:
@@ -158,9 +151,10 @@ class ApprovalDecision:
         return f"{verdict}: {self.note}" if self.note else verdict
 
 
-# A step of an order may run more than once, but its service must act only once. So each request
-# begins with an idempotency key, which is the same for every attempt of the step and different for
-# every other step and order. The workflow makes it: an activity would make a new one each time.
+# A step may run more than once, but its service must act only once. So each request has an
+# idempotency key: the same for every attempt of the step, and another for every other step and
+# order. The workflow makes it, since an activity would make a new one for each attempt. What is
+# reserved for nobody who comes is free again some seconds later (`lapses_after`).
 
 
 @dataclass(frozen=True)
@@ -171,9 +165,7 @@ class PaymentRequest:
     amount_cents: int
     currency: str
     card: Card
-
     lapses_after: float
-    """Seconds for which the money stays reserved if nobody captures it."""
 
 
 @dataclass(frozen=True)
@@ -181,13 +173,8 @@ class ReservationRequest:
     """What `reserve_inventory` holds."""
 
     idempotency_key: str
-
     quantities: dict[str, int]
-    """Pieces by SKU."""
-
     lapses_after: float
-    """Seconds for which the goods stay held if nobody ships them."""
-
     simulation: Simulation
 
 
@@ -219,29 +206,26 @@ class OrderResult:
     """None unless somebody decided, and said who they were."""
 
 
+# Currencies whose smallest unit is not a hundredth (ISO 4217).
+THOUSANDTHS = "BHD IQD JOD KWD LYD OMR TND"
+UNDIVIDED = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF"
+
+
 def amount(cents: int, currency: str) -> str:
-    """An amount of money as people read it, such as 47.00 USD."""
-    return f"{cents / 100:.2f} {currency}"
+    """An amount in the currency's smallest unit as people read it: 47.00 USD, 4700 JPY."""
+    decimals = 3 if currency in THOUSANDTHS else 0 if currency in UNDIVIDED else 2
+    return f"{Decimal(cents).scaleb(-decimals):f} {currency}"
 
 
 def parse_card_expiry(card_expiry: str) -> tuple[int, int]:
-    """Year and month of an MM/YY expiry: the last month in which the card is valid.
-
-    Raises:
-        ValueError: when it is not MM/YY.
-    """
+    """Year and month of an MM/YY expiry, the last valid ones; ValueError when it is none."""
     match = re.fullmatch(r"(0[1-9]|1[0-2])/([0-9]{2})", card_expiry)
     if match is None:
-        raise ValueError(f"{card_expiry!r} is not an expiry date of the form MM/YY")
+        raise ValueError(f"card.expiry: {card_expiry!r} is not of the form MM/YY")
     return 2000 + int(match[2]), int(match[1])
 
 
-def _check_text(what: str, text: str, max_bytes: int = MAX_CODE_BYTES) -> None:
-    size = len(text.encode())
-    if size > max_bytes:
-        raise ValueError(f"the {what} is {size} bytes long, at most {max_bytes} are allowed")
-
-
-def _check_number(what: str, number: float, low: float, high: float) -> None:
+def _check(field: str, number: float, low: float, high: float = math.inf) -> None:
     if not low <= number <= high:
-        raise ValueError(f"the {what} is {number}, and not from {low} to {high}")
+        limits = f"less than {low}" if high == math.inf else f"not from {low} to {high}"
+        raise ValueError(f"{field}: {number} is {limits}")

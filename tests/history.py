@@ -27,8 +27,7 @@ from order_fulfillment.shared import (
     OrderStatus,
     Simulation,
 )
-from order_fulfillment.support.signal_interceptor import SignalGuard
-from order_fulfillment.support.workflow_input import InputGuard, input_converter
+from order_fulfillment.support.signal_guard import SignalGuard
 from order_fulfillment.workflow import OrderWorkflow
 
 type OrderHandle = WorkflowHandle[OrderWorkflow, OrderResult]
@@ -117,11 +116,7 @@ async def replay(history: WorkflowHistory, workflow: type = OrderWorkflow) -> No
     Raises:
         NondeterminismError: when the workflow does not take the way that the history tells.
     """
-    replayer = Replayer(
-        workflows=[workflow],
-        interceptors=[InputGuard(), SignalGuard()],
-        data_converter=input_converter(Order),
-    )
+    replayer = Replayer(workflows=[workflow], interceptors=[SignalGuard()])
     await replayer.replay_workflow(history)
 
 

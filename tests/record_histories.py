@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
-from uuid import uuid4
 
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
@@ -63,24 +62,6 @@ async def invalid_payment(client: Client) -> OrderHandle:
     order = await place(client, TASK_QUEUE, card=EXPIRED_CARD)
     async with create_worker(client, TASK_QUEUE):
         await until_status(order, OrderStatus.FAILED)
-    return order
-
-
-async def invalid_input(client: Client) -> OrderHandle:
-    order_id = f"order-{uuid4()}"
-    await client.start_workflow("OrderWorkflow", {}, id=order_id, task_queue=TASK_QUEUE)
-    order = client.get_workflow_handle_for(OrderWorkflow.run, order_id)
-    async with create_worker(client, TASK_QUEUE):
-        await until_event(order, "WORKFLOW_EXECUTION_FAILED")
-    return order
-
-
-async def no_input(client: Client) -> OrderHandle:
-    order_id = f"order-{uuid4()}"
-    await client.start_workflow("OrderWorkflow", id=order_id, task_queue=TASK_QUEUE)
-    order = client.get_workflow_handle_for(OrderWorkflow.run, order_id)
-    async with create_worker(client, TASK_QUEUE):
-        await until_event(order, "WORKFLOW_EXECUTION_FAILED")
     return order
 
 
@@ -188,8 +169,6 @@ SCENARIOS: list[Callable[[Client], Awaitable[OrderHandle]]] = [
     api_downtime,
     api_recovery,
     invalid_payment,
-    invalid_input,
-    no_input,
     waiting,
     human_in_the_loop,
     early_approval,

@@ -18,9 +18,8 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from order_fulfillment.activities import OrderActivities
-from order_fulfillment.services import ShopServices
+from order_fulfillment.services import INITIAL_STOCK, ShopServices
 from order_fulfillment.shared import (
-    CATALOGUE,
     Card,
     DeliveryRequest,
     PaymentRequest,
@@ -55,7 +54,7 @@ class Shop:
             self.query(f"SELECT count(*) FROM {what}")[0][0]
             for what in (
                 "authorizations",
-                "holds",
+                "(SELECT DISTINCT reference FROM holds)",
                 "authorizations WHERE captured_at IS NOT NULL",
                 "shipments",
             )
@@ -110,12 +109,10 @@ def test_an_order_is_paid_held_and_shipped_once_however_often_it_is_asked_for(sh
     assert first == again
     assert [reference.split("-")[0] for reference in first] == ["auth", "hold", "track"]
     assert shop.rows() == [1, 1, 1, 1]
-    assert shop.on_hand("temporal-mug") == CATALOGUE["temporal-mug"].on_hand - 2
-    assert shop.on_hand("temporal-tshirt") == CATALOGUE["temporal-tshirt"].on_hand - 1
-    assert shop.query("SELECT amount_cents, currency, card_token FROM authorizations") == [
-        (47_00, "USD", "tok")
-    ]
-    assert shop.query("SELECT sku, quantity FROM hold_items ORDER BY sku") == [
+    assert shop.on_hand("temporal-mug") == INITIAL_STOCK["temporal-mug"] - 2
+    assert shop.on_hand("temporal-tshirt") == INITIAL_STOCK["temporal-tshirt"] - 1
+    assert shop.query("SELECT amount_cents, currency FROM authorizations") == [(47_00, "USD")]
+    assert shop.query("SELECT sku, quantity FROM holds ORDER BY sku") == [
         ("temporal-mug", 2),
         ("temporal-tshirt", 1),
     ]
@@ -149,7 +146,7 @@ def test_more_than_is_available_is_refused_with_the_figures(shop: Shop) -> None:
 
     assert_refused(refused, "OutOfStockError")
     assert refused.value.message == "10 temporal-poster wanted, 7 available"
-    assert len(shop.query("SELECT * FROM hold_items")) == 1
+    assert len(shop.query("SELECT * FROM holds")) == 1
 
 
 def test_an_unknown_article_is_worth_a_retry(shop: Shop) -> None:
@@ -201,8 +198,8 @@ def test_a_delivery_that_comes_too_late_changes_nothing(shop: Shop, late: str) -
 
     assert_refused(refused, "LapsedError")
     assert shop.rows() == [1, 1, 0, 0]
-    assert shop.on_hand("temporal-mug") == CATALOGUE["temporal-mug"].on_hand
-    assert shop.query("SELECT shipped_at FROM holds") == [(None,)]
+    assert shop.on_hand("temporal-mug") == INITIAL_STOCK["temporal-mug"]
+    assert set(shop.query("SELECT shipped_at FROM holds")) == {(None,)}
 
 
 def test_books_that_are_locked_are_worth_a_retry(shop: Shop) -> None:
@@ -274,6 +271,6 @@ ALMOST_EXPIRIES = st.text(max_size=25) | st.from_regex(
 def test_what_is_no_card_expiry_is_never_retried(any_shop: Shop, expiry: str) -> None:
     if re.fullmatch(r"(0[1-9]|1[012])/[0-9][0-9]", expiry):
         return
-    with pytest.raises(ApplicationError, match="is not an expiry date") as refused:
+    with pytest.raises(ApplicationError, match="is not of the form MM/YY") as refused:
         any_shop.pay(replace(PAYMENT, card=Card("tok", expiry)))
     assert_refused(refused, "PaymentValidationError")

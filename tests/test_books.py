@@ -17,9 +17,8 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.worker import Worker
 
-from order_fulfillment.services import ShopServices
-from order_fulfillment.shared import CATALOGUE, ApprovalDecision, OrderItem, OrderStatus
-from order_fulfillment.support.command_line import CommandError
+from order_fulfillment.services import INITIAL_STOCK, ShopServices
+from order_fulfillment.shared import ApprovalDecision, OrderItem, OrderStatus
 from order_fulfillment.worker import create_worker
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import SCRIPTS, Shop, address_of
@@ -168,7 +167,7 @@ async def test_a_reset_order_gets_the_same_references_and_no_new_row(
     assert query(shop, "SELECT * FROM ledger") == rows
     sku, sold = "temporal-mug", 2
     assert query(shop, f"SELECT on_hand FROM stock WHERE sku = '{sku}'") == [
-        (CATALOGUE[sku].on_hand - sold,)
+        (INITIAL_STOCK[sku] - sold,)
     ]
 
 
@@ -205,14 +204,8 @@ def test_a_place_where_no_books_can_be_kept_is_named(
     (tmp_path / "folder").mkdir()
     (tmp_path / "notes.txt").write_text("Not a database, but something the user wrote.\n" * 99)
 
-    place = tmp_path / path
-
-    with pytest.raises(CommandError) as error:
-        ShopServices(place)
-
-    assert (
-        str(error.value) == f"cannot keep books in {str(place)!r}: {reason}; name another --shop-db"
-    )
+    with pytest.raises(OSError, match=f"cannot keep the services' books in .*{path}': {reason}"):
+        ShopServices(tmp_path / path)
 
     assert "Not a database" in (tmp_path / "notes.txt").read_text()
 
@@ -234,5 +227,5 @@ def test_a_read_only_file_is_named_when_the_worker_starts(shop: Shop) -> None:
 
     assert (worker.returncode, worker.stdout) == (1, "")
     assert re.fullmatch(
-        "error: cannot keep books in 'shop.db': .* readonly database; .*--shop-db\n", worker.stderr
+        "error: cannot keep the services' books in 'shop.db': .* readonly database\n", worker.stderr
     )

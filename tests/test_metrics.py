@@ -3,7 +3,6 @@
 import asyncio
 import re
 import socket
-from argparse import ArgumentTypeError
 from urllib.request import urlopen
 
 import psutil
@@ -11,8 +10,7 @@ import pytest
 from temporalio.client import Client
 
 from order_fulfillment.shared import OrderStatus, Simulation
-from order_fulfillment.support.command_line import ip_address_and_port
-from tests.conftest import Shop, free_port
+from tests.conftest import Shop, free_port, one_line
 from tests.history import place, until_status
 
 
@@ -53,20 +51,13 @@ def test_by_default_the_worker_serves_no_metrics(open_shop: Shop) -> None:
     assert listening(worker) == []
 
 
-def test_a_port_in_use_is_one_line(shop: Shop) -> None:
+@pytest.mark.parametrize("address", ["in use", "9464", "localhost:9464"])
+def test_an_address_that_cannot_be_served_is_named_in_one_line(shop: Shop, address: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+        if address == "in use":
+            address = f"127.0.0.1:{server.getsockname()[1]}"
 
-        worker = shop.run("worker.py", "--metrics-address", f"localhost:{port}")
+        worker = shop.run("worker.py", "--metrics-address", address)
 
     assert worker.returncode == 1
-    assert worker.stderr.startswith(f"error: cannot serve metrics at 127.0.0.1:{port}: Address al")
-    assert worker.stderr.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    "address", ["9464", ":9464", "127.0.0.1", "127.0.0.1:0", "127.0.0.1:65536", "example.com:9464"]
-)
-def test_a_malformed_address_is_refused(address: str) -> None:
-    with pytest.raises(ArgumentTypeError, match=re.escape(repr(address))):
-        ip_address_and_port(address)
+    assert one_line(worker.stderr).startswith(f"error: cannot serve metrics at {address}: ")

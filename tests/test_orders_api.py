@@ -5,12 +5,11 @@ from dataclasses import replace
 from uuid import uuid4
 
 import pytest
-from temporalio import workflow
 from temporalio.client import Client
-from temporalio.worker import Worker
 
 from order_fulfillment import orders
 from order_fulfillment.shared import ApprovalDecision, OrderStatus
+from order_fulfillment.support.connection import NotFoundError, NoWorkerError
 from tests.history import EXPIRED_CARD, ORDER, create_worker, until
 
 
@@ -45,9 +44,9 @@ async def test_every_error_has_a_type_of_its_own(dev_server: Client) -> None:
 
     with pytest.raises(orders.OrderExistsError):
         await orders.start(dev_server, order_id, ORDER, task_queue)
-    with pytest.raises(orders.OrderNotFoundError):
+    with pytest.raises(NotFoundError):
         await orders.find(dev_server, "order-unknown")
-    with pytest.raises(orders.UnansweredError, match="no worker answers"):
+    with pytest.raises(NoWorkerError, match="no worker answers"):
         await orders.decide(order, rejected)
     async with create_worker(dev_server, task_queue):
         await orders.result(order)
@@ -60,32 +59,6 @@ async def test_every_error_has_a_type_of_its_own(dev_server: Client) -> None:
     # The server knows how an order ended, also when no worker runs.
     assert await orders.status(order) == "REJECTED"
     assert await orders.status(failing) == "FAILED"
-
-
-@workflow.defn(name="OrderWorkflow", sandboxed=False)
-class ForeignWorkflow:
-    """What another program calls an order."""
-
-    @workflow.run
-    async def run(self, order: dict[str, str]) -> str:
-        await workflow.wait_condition(lambda: bool(order))
-        return "delivered"
-
-
-async def test_an_order_of_another_program_is_told_apart(dev_server: Client) -> None:
-    task_queue = order_id = f"order-{uuid4()}"
-    async with Worker(dev_server, task_queue=task_queue, workflows=[ForeignWorkflow]):
-        for order in ({}, {"ready": "to end"}):
-            foreign = await dev_server.start_workflow(
-                "OrderWorkflow", order, id=f"{order_id}-{len(order)}", task_queue=task_queue
-            )
-            if order:
-                await foreign.result()
-            found = await orders.find(dev_server, foreign.id)
-            with pytest.raises(orders.OrderError, match="is an order of another program"):
-                await orders.status(found)
-        with pytest.raises(orders.OrderError, match="is an order of another program"):
-            await orders.result(found)
 
 
 def test_an_article_that_is_named_twice_is_wanted_twice() -> None:

@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 from dataclasses import replace
 from uuid import uuid4
 
@@ -10,9 +9,8 @@ from temporalio.client import Client
 
 from order_fulfillment import orders
 from order_fulfillment.shared import OrderItem
-from tests.conftest import Shop, wait_until
-from tests.history import ORDER, place, until
-from tests.test_books import query
+from tests.conftest import Shop
+from tests.history import ORDER, create_worker, events, place, until
 
 SPOILED = [OrderItem("temporal-mug@@@", 1, 12_00)]
 
@@ -25,12 +23,8 @@ def pending(shop: Shop, *arguments: str) -> list[list[str]]:
 
 
 async def until_waiting(client: Client, shop: Shop, number: int) -> None:
-    # The books are cheaper to ask than the orders, which are all but waiting then.
-    wait_until(lambda: query(shop, "SELECT count(*) FROM holds") == [(number,)], "all holds")
-
     async def all_wait() -> bool:
-        queue = shop.task_queue
-        return len([order async for order in orders.pending(client, queue)]) == number
+        return len([order async for order in orders.pending(client, shop.task_queue)]) == number
 
     await until(all_wait, f"{number} orders to wait")
 
@@ -39,8 +33,8 @@ async def test_a_crowd_is_listed_and_decided_about_even_if_nobody_reads_the_outp
     shop: Shop, dev_server: Client
 ) -> None:
     queue = shop.task_queue
-    # A crowd is more than are asked, or decided about, at a time.
-    shop = shop.with_change("orders.py", "SIDE_BY_SIDE = 50\n", "SIDE_BY_SIDE = 3\n")
+    # A crowd is more than the server is asked about at a time.
+    shop = shop.with_change("orders.py", "batched(running, 50)", "batched(running, 3)")
     with shop.worker():
         none = pending(shop)
         foreign = await dev_server.start_workflow(
@@ -56,7 +50,10 @@ async def test_a_crowd_is_listed_and_decided_about_even_if_nobody_reads_the_outp
             replace(ORDER, customer_name="Ada\tB.", approval_timeout=100.0),
             queue,
         )
-        started = shop.run("starter.py", "Crowd", "--orders", "4", "--approval-timeout", "100")
+        (shop.folder / "crowd.jsonl").write_text("{}\n" * 4)
+        started = shop.run(
+            *("starter.py", "Crowd", "--file", "crowd.jsonl", "--approval-timeout", "100")
+        )
         waiting = started.stdout.split()
         await until_waiting(dev_server, shop, 5)
         found = pending(shop)
@@ -89,17 +86,17 @@ async def test_a_crowd_is_listed_and_decided_about_even_if_nobody_reads_the_outp
     }
 
 
-async def test_without_a_worker_pending_says_so_in_time(shop: Shop, dev_server: Client) -> None:
-    for _ in range(2):
-        await place(dev_server, shop.task_queue)
-    began = time.monotonic()
+async def test_the_list_needs_no_worker_and_leaves_no_trace(shop: Shop, dev_server: Client) -> None:
+    async with create_worker(dev_server, shop.task_queue):
+        waiting = await place(dev_server, shop.task_queue)
+        await until_waiting(dev_server, shop, 1)
+    await place(dev_server, shop.task_queue)  # No worker has begun it.
+    before = await events(waiting)
 
-    unanswered = shop.run("signals.py", "pending")
+    listed = pending(shop)
 
-    assert time.monotonic() - began < 10
-    assert (unanswered.returncode, unanswered.stdout) == (1, "")
-    [line] = unanswered.stderr.splitlines()
-    assert "no worker answers; start one with: uv run" in line
+    assert [order_id for order_id, *_ in listed] == [waiting.id]
+    assert await events(waiting) == before
 
 
 async def test_each_id_that_goes_wrong_has_a_line_and_the_others_go_on(
@@ -115,10 +112,10 @@ async def test_each_id_that_goes_wrong_has_a_line_and_the_others_go_on(
     assert line.startswith("error: order-unknown: there is no order 'order-unknown'")
 
 
-async def test_by_default_the_user_who_is_logged_in_has_decided(
+async def test_by_default_the_user_of_the_shell_has_decided(
     open_shop: Shop, dev_server: Client
 ) -> None:
-    shop = replace(open_shop, environment=open_shop.environment | {"LOGNAME": "ada"})
+    shop = replace(open_shop, environment=open_shop.environment | {"USER": "ada"})
     order = await place(dev_server, shop.task_queue)
 
     shop.run("signals.py", "approve", order.id)

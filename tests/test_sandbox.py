@@ -10,9 +10,8 @@ from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxR
 from temporalio.workflow import SandboxImportNotificationPolicy
 
 from order_fulfillment.activities import OrderActivities
-from order_fulfillment.shared import ApprovalDecision, Order, OrderStatus
-from order_fulfillment.support.signal_interceptor import SignalGuard
-from order_fulfillment.support.workflow_input import InputGuard, checking_input
+from order_fulfillment.shared import ApprovalDecision, OrderStatus
+from order_fulfillment.support.signal_guard import SignalGuard
 from order_fulfillment.workflow import OrderWorkflow
 from tests.history import ORDER, services
 
@@ -26,13 +25,13 @@ async def test_an_order_loads_nothing_into_the_sandbox_by_accident(
     )
     steps = OrderActivities(services())
     async with Worker(
-        checking_input(dev_server, Order),
+        dev_server,
         task_queue="strict-sandbox",
         workflows=[OrderWorkflow],
         activities=[steps.process_payment, steps.reserve_inventory, steps.deliver_order],
         activity_executor=ThreadPoolExecutor(3),
         max_concurrent_activities=3,
-        interceptors=[InputGuard(), SignalGuard()],
+        interceptors=[SignalGuard()],
         workflow_runner=SandboxedWorkflowRunner(strict),
     ):
         result = await dev_server.execute_workflow(

