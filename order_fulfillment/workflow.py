@@ -114,8 +114,8 @@ class OrderWorkflow:
             OrderStatus.AWAITING_APPROVAL,
             f"Waiting {time_to_decide} for the signal `approve_order`.",
         )
-        # The only wait for anything but an activity: so an order that has no activity and no workflow
-        # task pending waits here, and `orders.pending` finds it without asking a worker.
+        # The only wait for anything but an activity: so whatever order has no activity and no
+        # workflow task pending waits here, and `orders.pending` finds it without a worker.
         with suppress(TimeoutError):
             await workflow.wait_condition(
                 lambda: self._decision is not None,

@@ -5,14 +5,12 @@ worker of the floor: the barest workflow that does the same Temporal work. All g
 orders in turns, because a machine that is busy elsewhere slows down all of them.
 """
 
-import argparse
 import asyncio
 import json
 import math
 import platform
+import random
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -32,7 +30,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from order_fulfillment.shared import TASK_QUEUE, ApprovalDecision
 from order_fulfillment.support.command_line import ArgumentParser, hint, run
-from tests.conftest import DEV_SERVER_TUNING, SCRIPTS, Shop, address_of, clean_environment
+from tests.conftest import DEV_SERVER_TUNING, Shop, address_of, clean_environment
 from tests.history import ORDER
 
 IN_FLIGHT = (1, 50, 300)
@@ -153,31 +151,6 @@ def sides(address: str, stack: ExitStack) -> Iterator[Side]:
         yield Side(name, start | {"task_queue": queue}, signal, workers(queue, count, script))
 
 
-def seconds_after_python(rounds: int) -> Figures:
-    """How long starter.py takes to answer by itself, beyond the start of Python."""
-
-    def seconds(*arguments: str | Path) -> float:
-        start = time.perf_counter()
-        subprocess.run(
-            [sys.executable, *arguments], env=clean_environment(), capture_output=True, check=False
-        )
-        return time.perf_counter() - start
-
-    starter = SCRIPTS / "starter.py"
-    taken = [
-        (
-            seconds("-c", "pass"),
-            seconds(starter, "--help"),
-            seconds(starter, "--card-expiry", "13/99"),
-        )
-        for _ in range(rounds)
-    ]
-    return {
-        "--help": median(help - python for python, help, _ in taken),
-        "usage error": median(mistake - python for python, _, mistake in taken),
-    }
-
-
 async def compare(
     client: Client, everyone: list[Side], rounds: int, orders: int
 ) -> list[dict[str, Any]]:
@@ -192,8 +165,8 @@ async def compare(
             measured: dict[str, list[Figures]] = {side.name: [] for side in taking_part}
             for number in range(rounds):
                 hint(f"{in_flight} in flight, approved {approved}: round {number + 1} of {rounds}")
-                # Who goes first changes, in case it matters.
-                for side in taking_part[:: -1 if number % 2 else 1]:
+                # The machine's speed changes within seconds, so no side is always the first.
+                for side in random.sample(taking_part, len(taking_part)):
                     measured[side.name].append(await measure(client, side, early, in_flight, count))
             for name, figures in measured.items():
                 pairs = list(zip(figures, measured["floor"], strict=True))
@@ -222,9 +195,6 @@ def print_report(report: dict[str, Any]) -> None:
             ratio = "" if row["side"] == "floor" else f" ({row['ratios'][key]:.2f})"
             cells.append(f"{row['medians'][key]:.0f}{ratio}")
         print(f"| {' | '.join(map(str, cells))} |")
-    print()
-    for what, seconds in report["seconds_after_python"].items():
-        print(f"starter.py, {what}: {seconds:.2f} s after Python starts")
 
 
 async def benchmark(rounds: int, orders: int, stock_server: bool, json_file: Path | None) -> None:
@@ -235,7 +205,6 @@ async def benchmark(rounds: int, orders: int, stock_server: bool, json_file: Pat
         "python": platform.python_version(),
         "temporalio": version("temporalio"),
         "stock_server": stock_server,
-        "seconds_after_python": seconds_after_python(rounds),
     }
     async with await WorkflowEnvironment.start_local(
         dev_server_existing_path=shutil.which("temporal"),
@@ -257,10 +226,10 @@ async def benchmark(rounds: int, orders: int, stock_server: bool, json_file: Pat
 def main() -> None:
     """Read the command line and measure."""
     parser = ArgumentParser(description="Measure what an order costs, next to the floor.")
-    parser.add_argument("--rounds", type=_count, default=5, help="turns of each (default: 5)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
     parser.add_argument(
         "--orders",
-        type=_count,
+        type=int,
         default=100,
         help="orders in a turn with 50 in flight; a fifth of them with one in flight, three times "
         "as many with 300 (default: 100)",
@@ -270,16 +239,10 @@ def main() -> None:
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
     arguments = parser.parse_args()
-    run(
-        benchmark(arguments.rounds, arguments.orders, arguments.stock_server, arguments.json),
-        interrupted="nothing is left running",
+    measuring = benchmark(
+        arguments.rounds, arguments.orders, arguments.stock_server, arguments.json
     )
-
-
-def _count(argument: str) -> int:
-    if not argument.isascii() or not argument.isdigit() or int(argument) < 1:
-        raise argparse.ArgumentTypeError(f"{argument!r} is not a number from 1 up")
-    return int(argument)
+    run(measuring, interrupted="nothing is left running")
 
 
 if __name__ == "__main__":

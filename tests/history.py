@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 from temporalio import activity
-from temporalio.api.enums.v1 import EventType, TimeoutType
+from temporalio.api.enums.v1 import EventType
 from temporalio.client import Client, WorkflowHandle, WorkflowHistory
 from temporalio.worker import Replayer, Worker
 
@@ -123,13 +123,6 @@ async def replay(history: WorkflowHistory, workflow: type = OrderWorkflow) -> No
 def recorded(path: Path) -> WorkflowHistory:
     """A history that was downloaded to a file."""
     return WorkflowHistory.from_json(path.stem, path.read_text())
-
-
-async def lost_workflow_tasks(handle: OrderHandle) -> int:
-    """How many workflow tasks of the order went to a worker that never completed them."""
-    timed_out = await details(handle, "WORKFLOW_TASK_TIMED_OUT")
-    types = [task.timeout_type for task in timed_out]
-    return types.count(TimeoutType.TIMEOUT_TYPE_START_TO_CLOSE)
 
 
 class SlowDelivery:

@@ -42,7 +42,8 @@ class Shop:
     def __init__(self, folder: Path) -> None:
         self.now = datetime.now(UTC)
         self.file = folder / "shop.db"
-        self.steps = OrderActivities(ShopServices(self.file, now=lambda: self.now))
+        self.services = ShopServices(self.file, now=lambda: self.now)
+        self.steps = OrderActivities(self.services)
 
     def query(self, statement: str) -> list[tuple[Any, ...]]:
         with sqlite3.connect(self.file) as books:
@@ -231,10 +232,35 @@ def test_an_outage_heals_after_as_many_attempts_as_asked(shop: Shop, recovers_af
     assert shop.reserve(request, recovers_after + 1)
 
 
-def test_every_attempt_logs_its_reference(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+def test_every_step_logs_its_reference(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
 
-    assert f"{shop.pay()}, attempt 1" in caplog.text
+    assert shop.pay() in caplog.text
+
+
+def test_nothing_below_one_cent_is_authorized(shop: Shop) -> None:
+    with pytest.raises(ApplicationError, match="cannot take -1 cents") as refused:
+        shop.pay(replace(PAYMENT, amount_cents=-1))
+
+    assert_refused(refused, "PaymentValidationError")
+    assert shop.rows() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("quantity", [0, -1])
+def test_nothing_below_one_piece_is_held(shop: Shop, quantity: int) -> None:
+    wanted = {"temporal-cap": 1, "temporal-mug": quantity}
+    with pytest.raises(ApplicationError, match=f"{quantity} temporal-mug wanted") as refused:
+        shop.reserve(replace(RESERVATION, quantities=wanted))
+
+    assert_refused(refused, "InvalidQuantityError")
+    assert shop.rows() == [0, 0, 0, 0]
+
+
+def test_a_commit_is_on_disk_before_the_activity_answers(shop: Shop) -> None:
+    # Only a power failure would show it, so this asks SQLite: 2 is FULL.
+    [(synchronous,)] = shop.services._books.execute("PRAGMA synchronous").fetchall()
+
+    assert synchronous == 2
 
 
 MOMENTS = st.datetimes(datetime(1999, 1, 1), datetime(2101, 1, 1), timezones=st.just(UTC))

@@ -22,7 +22,7 @@ from order_fulfillment.shared import ApprovalDecision, OrderItem, OrderStatus
 from order_fulfillment.worker import create_worker
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import SCRIPTS, Shop, address_of
-from tests.history import OrderHandle, attempts, place, until, until_status
+from tests.history import ORDER, OrderHandle, attempts, place, until, until_status
 
 APPROVED, REJECTED = ApprovalDecision(True), ApprovalDecision(False)
 # There are ten of them.
@@ -80,8 +80,9 @@ async def test_a_worker_killed_between_commit_and_answer_leaves_one_row(
     await order.signal(OrderWorkflow.approve_order, APPROVED)
     rows: list[tuple[Any, ...]] = []
     death = "__import__('os').kill(__import__('os').getpid(), 9)"
-    for step in ('_log("Authorized', '_log("Reserved', '_log("Captured'):
-        deadly = shop.with_change("activities.py", step, f"{death}; {step}")
+    for step in ("Authorized", "Reserved", "Captured"):
+        log = f'activity.logger.info("{step}'
+        deadly = shop.with_change("activities.py", log, f"{death}; {log}")
         with deadly.worker() as worker:
             await asyncio.to_thread(worker.process.wait, 20)
         before, rows = rows, query(shop, "SELECT * FROM ledger")
@@ -98,6 +99,28 @@ async def test_a_worker_killed_between_commit_and_answer_leaves_one_row(
     ]
     assert query(shop, "SELECT reference FROM ledger") == [(each,) for each in references]
     assert await attempts(order) == [2, 2, 2]
+
+
+async def test_a_second_order_of_the_same_id_is_paid_and_shipped_anew(
+    shop: Shop, dev_server: Client
+) -> None:
+    # As after a restart of a dev server, which has forgotten its orders: the books have not.
+    order_id = f"order-{shop.task_queue}"
+    async with serving(dev_server, shop):
+        first, second = [
+            await dev_server.execute_workflow(
+                OrderWorkflow.run,
+                replace(ORDER, approval_above_cents=500_00),
+                id=order_id,
+                task_queue=shop.task_queue,
+            )
+            for _ in range(2)
+        ]
+
+    assert {first.status, second.status} == {"FULFILLED"}
+    assert first.payment_authorization != second.payment_authorization
+    assert first.tracking_number != second.tracking_number
+    assert sorted(rows_by_order(shop)[order_id]) == sorted(2 * ["auth", "hold", "track"])
 
 
 async def test_of_forty_orders_for_the_last_ten_pieces_ten_are_fulfilled(

@@ -3,18 +3,19 @@
 What depends on how events reach the workflow together is tested on the real server.
 """
 
+import ast
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from temporalio.api.sdk.v1 import WorkflowMetadata
-from temporalio.client import Client, WorkflowFailureError
+from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 
-from order_fulfillment.shared import ApprovalDecision, Card, OrderStatus, Simulation
+from order_fulfillment.shared import ApprovalDecision, Card, OrderItem, OrderStatus, Simulation
 from order_fulfillment.workflow import OrderWorkflow
-from tests.conftest import Shop
+from tests.conftest import SCRIPTS, Shop, one_line
 from tests.history import (
     OUTAGE,
     OrderHandle,
@@ -402,3 +403,75 @@ async def test_the_web_ui_can_tell_the_story_in_words(dev_server: Client, task_q
         ]
         assert "1234567 s" in metadata.current_details
         assert summaries == ['"Time to decide"']
+
+
+async def test_an_input_that_cannot_be_decoded_stalls_and_status_says_why(
+    open_shop: Shop, dev_server: Client
+) -> None:
+    order_id = f"order-{uuid4()}"
+    await dev_server.start_workflow(
+        "OrderWorkflow", {"items": "mugs"}, id=order_id, task_queue=open_shop.task_queue
+    )
+    order = dev_server.get_workflow_handle_for(OrderWorkflow.run, order_id)
+    await until_event(order, "WORKFLOW_TASK_FAILED")
+
+    asked = open_shop.run("signals.py", "status", order_id)
+
+    assert (asked.returncode, asked.stdout) == (1, "")
+    assert f"the workflow task of order '{order_id}' fails: " in one_line(asked.stderr)
+    assert "Failed decoding arguments" in asked.stderr
+    assert (await order.describe()).status == WorkflowExecutionStatus.RUNNING
+    await order.terminate()
+
+
+async def test_a_lowered_limit_leaves_orders_alone_that_were_accepted(
+    shop: Shop, dev_server: Client
+) -> None:
+    ten = [OrderItem("temporal-mug", 10, 12_00)]
+    with shop.worker():
+        waiting = await place(dev_server, shop.task_queue, items=ten, approval_timeout=60)
+        await until_status(waiting, OrderStatus.AWAITING_APPROVAL)
+    queued = await place(dev_server, shop.task_queue, items=ten, approval_timeout=60)
+
+    with shop.with_change("shared.py", "MAX_QUANTITY = 1000", "MAX_QUANTITY = 5").worker():
+        for order in (waiting, queued):
+            await order.signal(OrderWorkflow.approve_order, APPROVED)
+            assert (await order.result()).status == OrderStatus.FULFILLED
+
+    assert "WORKFLOW_TASK_FAILED" not in await events(waiting)
+
+
+@pytest.mark.parametrize(
+    ("item", "error"),
+    [
+        (OrderItem("temporal-mug", 1, -1), "PaymentValidationError"),
+        (OrderItem("temporal-mug", -1, -1), "InvalidQuantityError"),
+    ],
+)
+async def test_what_another_client_got_wrong_is_refused_by_the_service(
+    time_skipping_server: Client, task_queue: str, item: OrderItem, error: str
+) -> None:
+    async with create_worker(time_skipping_server, task_queue):
+        order = await place(time_skipping_server, task_queue, items=[item])
+
+        failure = await failure_of(order)
+
+        assert isinstance(failure, ApplicationError)
+        assert failure.type == error
+
+
+def test_the_only_wait_for_anything_but_an_activity_is_the_one_for_the_decision() -> None:
+    # `orders.pending` takes every order that waits for nothing else for one that waits for this.
+    code = ast.parse((SCRIPTS / "workflow.py").read_text())
+    awaited = [ast.unparse(node.value) for node in ast.walk(code) if isinstance(node, ast.Await)]
+
+    others = [
+        call
+        for call in awaited
+        if not call.startswith(
+            ("workflow.execute_activity_method(", "self.", "asyncio.shield(step")
+        )
+        and call != "step"
+    ]
+    assert len(others) == 1
+    assert others[0].startswith("workflow.wait_condition(lambda: self._decision is not None,")

@@ -183,7 +183,7 @@ async def test_a_server_that_falls_silent_is_named_in_time(
         server.silent.set()
 
         began = time.monotonic()
-        started, *others = await asyncio.gather(
+        errors = await asyncio.gather(
             orders.start(client, "order-1", ORDER),
             orders.find(client, order.id),
             orders.decide(order, ApprovalDecision(approved=True)),
@@ -192,9 +192,8 @@ async def test_a_server_that_falls_silent_is_named_in_time(
         )
 
         assert time.monotonic() - began < SECONDS
-        assert {type(error) for error in (started, *others)} == {NoAnswerError}
-        assert all("gave no answer" in str(error) for error in others)
-        assert "it may have acted" in str(started)
+        assert {type(error) for error in errors} == {NoAnswerError}
+        assert all("gave no answer" in str(error) for error in errors)
 
 
 def test_a_worker_whose_server_falls_silent_stops_in_time(shop: Shop) -> None:

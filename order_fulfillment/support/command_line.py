@@ -36,6 +36,7 @@ def command(script: str, *arguments: str) -> str:
 
 ADVICE = {
     connection.NoServerError: "start one with: uv run temporal server start-dev, or check TEMPORAL_ADDRESS",
+    connection.NoAnswerError: "it may have acted all the same",
     connection.NoWorkerError: f"start one with: {command('worker.py')}",
     connection.NotFoundError: f"start one with: {command('starter.py')}",
 }

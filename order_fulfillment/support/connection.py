@@ -60,9 +60,7 @@ async def server_errors(seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
                 | RPCStatusCode.CANCELLED
                 | RPCStatusCode.FAILED_PRECONDITION
             ):
-                raise NoAnswerError(
-                    "the Temporal server gave no answer; it may have acted"
-                ) from None
+                raise NoAnswerError("the Temporal server gave no answer") from None
         raise TemporalError(f"the Temporal server refuses: {error}") from None
 
 
