@@ -1,8 +1,8 @@
 """What an order costs, next to the floor: `uv run tests/benchmark.py`.
 
-Starts a dev server, the real worker, two more real workers that share a task queue, and a
-worker of the floor: the barest workflow that does the same Temporal work. All get the same
-orders in turns, because a machine that is busy elsewhere slows down all of them.
+Starts a dev server, the real worker, and a worker of the floor: the barest workflow that does the
+same Temporal work. Both get the same orders in turns, because a machine that is busy elsewhere
+slows down both.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.testing import WorkflowEnvironment
 
-from order_fulfillment.shared import TASK_QUEUE, ApprovalDecision
+from order_fulfillment.shared import ApprovalDecision
 from order_fulfillment.support.command_line import ArgumentParser, hint, run
 from tests.conftest import DEV_SERVER_TUNING, Shop, address_of, clean_environment
 from tests.history import ORDER
@@ -49,21 +49,20 @@ type Figures = dict[str, float]
 
 @dataclass
 class Side:
-    """A workflow to measure, and the worker processes that serve it on a queue of their own."""
+    """A workflow to measure, and the worker process that serves it on a queue of its own."""
 
     name: str
     start: dict[str, Any]
     decision: object
-    workers: list[psutil.Process]
+    worker: psutil.Process
     peak_bytes: int = 0
 
     def cpu_seconds(self) -> float:
-        times = [worker.cpu_times() for worker in self.workers]
-        return sum(time.user + time.system for time in times)
+        times = self.worker.cpu_times()
+        return float(times.user + times.system)
 
     def watch_memory(self) -> None:
-        used: int = sum(worker.memory_info().rss for worker in self.workers)
-        self.peak_bytes = max(self.peak_bytes, used)
+        self.peak_bytes = max(self.peak_bytes, self.worker.memory_info().rss)
 
 
 async def fulfill(client: Client, side: Side, early: bool) -> WorkflowHandle[Any, Any]:
@@ -115,18 +114,7 @@ async def measure(client: Client, side: Side, early: bool, in_flight: int, order
 
 
 def sides(address: str, stack: ExitStack) -> Iterator[Side]:
-    """Start the workers, each set on a task queue of its own."""
-
-    def workers(queue: str, count: int, script: str | Path) -> list[psutil.Process]:
-        environment = {"TEMPORAL_ADDRESS": address, "TEMPORAL_TASK_QUEUE": queue}
-        folder = Path(stack.enter_context(TemporaryDirectory()))
-        shop = Shop(folder, clean_environment() | environment)
-        processes = []
-        for number in range(count):
-            worker = shop.worker("--pid-file", f"{number}.pid", script=script)
-            processes.append(psutil.Process(stack.enter_context(worker).process.pid))
-        return processes
-
+    """Start the workers, each on a task queue of its own."""
     order = {
         "workflow": "OrderWorkflow",
         "arg": ORDER,
@@ -136,19 +124,16 @@ def sides(address: str, stack: ExitStack) -> Iterator[Side]:
     }
     floor = {"workflow": "FloorWorkflow", "arg": 1}
     decision = ApprovalDecision(approved=True, by="Ada")
-    for name, queue, start, signal, count, script in (
-        ("ours", f"{TASK_QUEUE}-1", order, decision, 1, "worker.py"),
-        (
-            "floor",
-            f"{TASK_QUEUE}-2",
-            floor,
-            True,
-            1,
-            Path(__file__).with_name("benchmark_baseline.py"),
-        ),
-        ("two workers", f"{TASK_QUEUE}-3", order, decision, 2, "worker.py"),
+    for name, start, signal, script in (
+        ("ours", order, decision, "worker.py"),
+        ("floor", floor, True, Path(__file__).with_name("benchmark_baseline.py")),
     ):
-        yield Side(name, start | {"task_queue": queue}, signal, workers(queue, count, script))
+        environment = {"TEMPORAL_ADDRESS": address, "TEMPORAL_TASK_QUEUE": f"benchmark-{name}"}
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        shop = Shop(folder, clean_environment() | environment)
+        process = stack.enter_context(shop.worker(script=script)).process
+        start = start | {"task_queue": shop.task_queue}
+        yield Side(name, start, signal, psutil.Process(process.pid))
 
 
 async def compare(
@@ -159,14 +144,12 @@ async def compare(
     for early in (False, True):
         approved = "right after the start" if early else "when asked"
         for in_flight in IN_FLIGHT:
-            # Two workers are there for the load; a single order needs one.
-            taking_part = everyone if in_flight > 1 else everyone[:2]
             count = math.ceil(orders * {1: 1 / 5, 50: 1, 300: 3}[in_flight])
-            measured: dict[str, list[Figures]] = {side.name: [] for side in taking_part}
+            measured: dict[str, list[Figures]] = {side.name: [] for side in everyone}
             for number in range(rounds):
                 hint(f"{in_flight} in flight, approved {approved}: round {number + 1} of {rounds}")
                 # The machine's speed changes within seconds, so no side is always the first.
-                for side in random.sample(taking_part, len(taking_part)):
+                for side in random.sample(everyone, len(everyone)):
                     measured[side.name].append(await measure(client, side, early, in_flight, count))
             for name, figures in measured.items():
                 pairs = list(zip(figures, measured["floor"], strict=True))

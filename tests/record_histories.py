@@ -7,7 +7,8 @@ import asyncio
 import json
 import logging
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,88 +32,34 @@ from tests.history import (
 
 HISTORIES = Path(__file__).parent / "histories"
 TASK_QUEUE = "recording"
+APPROVED, REJECTED = ApprovalDecision(True, "Approved instantly"), ApprovalDecision(False, "No")
 
 
-async def happy_path(client: Client) -> OrderHandle:
-    order = await place(client, TASK_QUEUE)
+async def order_until(
+    status: OrderStatus,
+    client: Client,
+    *,
+    early: Sequence[ApprovalDecision] = (),
+    signals: Sequence[list[Any]] = (),
+    **changes: Any,
+) -> OrderHandle:
+    """An order with early decisions, and with signals once it waits for its decision."""
+    order = await place(client, TASK_QUEUE, **changes)
+    for decision in early:
+        await order.signal(OrderWorkflow.approve_order, decision)
     async with create_worker(client, TASK_QUEUE):
-        await until_status(order, OrderStatus.AWAITING_APPROVAL)
-        await order.signal(
-            OrderWorkflow.approve_order, ApprovalDecision(True, "Approved instantly")
-        )
-        await until_status(order, OrderStatus.FULFILLED)
-    return order
-
-
-async def api_downtime(client: Client) -> OrderHandle:
-    order = await place(client, TASK_QUEUE, simulation=OUTAGE)
-    async with create_worker(client, TASK_QUEUE):
-        await until_status(order, OrderStatus.FAILED)
-    return order
-
-
-async def api_recovery(client: Client) -> OrderHandle:
-    order = await place(client, TASK_QUEUE, simulation=Simulation(1), approval_timeout=0.1)
-    async with create_worker(client, TASK_QUEUE):
-        await until_status(order, OrderStatus.EXPIRED)
-    return order
-
-
-async def invalid_payment(client: Client) -> OrderHandle:
-    order = await place(client, TASK_QUEUE, card=EXPIRED_CARD)
-    async with create_worker(client, TASK_QUEUE):
-        await until_status(order, OrderStatus.FAILED)
-    return order
-
-
-async def waiting(client: Client) -> OrderHandle:
-    order = await place(client, TASK_QUEUE)
-    async with create_worker(client, TASK_QUEUE):
-        await until_status(order, OrderStatus.AWAITING_APPROVAL)
-    return order
-
-
-async def human_in_the_loop(client: Client) -> OrderHandle:
-    order = await place(client, TASK_QUEUE)
-    async with create_worker(client, TASK_QUEUE):
-        await until_status(order, OrderStatus.AWAITING_APPROVAL)
-        await order.signal("approve_order")
-        await order.signal("approve_order", "yes")
-        await order.signal("approve_order", args=[{"approved": True}, {"approved": True}])
-        await order.signal(OrderWorkflow.approve_order, ApprovalDecision(False, "Too risky"))
-        await until_status(order, OrderStatus.REJECTED)
-    return order
-
-
-async def early_approval(client: Client) -> OrderHandle:
-    order = await place(client, TASK_QUEUE)
-    await order.signal(OrderWorkflow.approve_order, ApprovalDecision(True))
-    await order.signal(OrderWorkflow.approve_order, ApprovalDecision(False))
-    async with create_worker(client, TASK_QUEUE):
-        await until_status(order, OrderStatus.FULFILLED)
-    return order
-
-
-async def small_order(client: Client) -> OrderHandle:
-    order = await place(client, TASK_QUEUE, approval_above_cents=100_00)
-    async with create_worker(client, TASK_QUEUE):
-        await until_status(order, OrderStatus.FULFILLED)
-    return order
-
-
-async def auto_expiry(client: Client) -> OrderHandle:
-    order = await place(client, TASK_QUEUE, approval_timeout=0.5)
-    async with create_worker(client, TASK_QUEUE):
-        await until_status(order, OrderStatus.EXPIRED)
+        if signals:
+            await until_status(order, OrderStatus.AWAITING_APPROVAL)
+        for arguments in signals:
+            await order.signal("approve_order", args=arguments)
+        await until_status(order, status)
     return order
 
 
 async def decision_in_a_race(client: Client) -> OrderHandle:
-    order = await place(client, TASK_QUEUE, approval_timeout=3)
-    async with create_worker(client, TASK_QUEUE):
-        await until_status(order, OrderStatus.AWAITING_APPROVAL)
+    order = await order_until(OrderStatus.AWAITING_APPROVAL, client, approval_timeout=3)
     await until_event(order, "TIMER_FIRED")
-    await order.signal(OrderWorkflow.approve_order, ApprovalDecision(True))
+    await order.signal(OrderWorkflow.approve_order, APPROVED)
     async with create_worker(client, TASK_QUEUE):
         await until_status(order, OrderStatus.FULFILLED)
     return order
@@ -130,20 +77,10 @@ async def workflow_bug(client: Client) -> OrderHandle:
     return order
 
 
-async def cancellation(client: Client) -> OrderHandle:
-    order = await place(client, TASK_QUEUE)
-    async with create_worker(client, TASK_QUEUE):
-        await until_status(order, OrderStatus.AWAITING_APPROVAL)
-        await order.cancel()
-        await until_status(order, OrderStatus.CANCELED)
-    return order
-
-
-async def cancellation_with_approval(client: Client) -> OrderHandle:
-    async with create_worker(client, TASK_QUEUE):
-        order = await place(client, TASK_QUEUE)
-        await until_status(order, OrderStatus.AWAITING_APPROVAL)
-    await order.signal(OrderWorkflow.approve_order, ApprovalDecision(True))
+async def cancellation(client: Client, *, approved: bool = False) -> OrderHandle:
+    order = await order_until(OrderStatus.AWAITING_APPROVAL, client)
+    if approved:
+        await order.signal(OrderWorkflow.approve_order, APPROVED)
     await order.cancel()
     async with create_worker(client, TASK_QUEUE):
         await until_status(order, OrderStatus.CANCELED)
@@ -154,7 +91,7 @@ async def cancellation_during_delivery(client: Client) -> OrderHandle:
     slow = SlowDelivery(client, TASK_QUEUE)
     async with slow.worker:
         order = await place(client, TASK_QUEUE)
-        await order.signal(OrderWorkflow.approve_order, ApprovalDecision(True))
+        await order.signal(OrderWorkflow.approve_order, APPROVED)
         await slow.began.wait()
         await order.cancel()
         await until_event(order, "WORKFLOW_EXECUTION_CANCEL_REQUESTED")
@@ -164,22 +101,27 @@ async def cancellation_during_delivery(client: Client) -> OrderHandle:
     return order
 
 
-SCENARIOS: list[Callable[[Client], Awaitable[OrderHandle]]] = [
-    happy_path,
-    api_downtime,
-    api_recovery,
-    invalid_payment,
-    waiting,
-    human_in_the_loop,
-    early_approval,
-    small_order,
-    auto_expiry,
-    decision_in_a_race,
-    workflow_bug,
-    cancellation,
-    cancellation_with_approval,
-    cancellation_during_delivery,
-]
+MALFORMED: list[list[Any]] = [[], ["yes"], [{"approved": True}, {"approved": True}]]
+SCENARIOS: dict[str, Callable[[Client], Awaitable[OrderHandle]]] = {
+    "happy_path": partial(order_until, OrderStatus.FULFILLED, signals=[[APPROVED]]),
+    "api_downtime": partial(order_until, OrderStatus.FAILED, simulation=OUTAGE),
+    "api_recovery": partial(
+        order_until, OrderStatus.EXPIRED, simulation=Simulation(1), approval_timeout=0.1
+    ),
+    "invalid_payment": partial(order_until, OrderStatus.FAILED, card=EXPIRED_CARD),
+    "waiting": partial(order_until, OrderStatus.AWAITING_APPROVAL),
+    "human_in_the_loop": partial(
+        order_until, OrderStatus.REJECTED, signals=[*MALFORMED, [REJECTED]]
+    ),
+    "early_approval": partial(order_until, OrderStatus.FULFILLED, early=[APPROVED, REJECTED]),
+    "small_order": partial(order_until, OrderStatus.FULFILLED, approval_above_cents=100_00),
+    "auto_expiry": partial(order_until, OrderStatus.EXPIRED, approval_timeout=0.5),
+    "decision_in_a_race": decision_in_a_race,
+    "workflow_bug": workflow_bug,
+    "cancellation": cancellation,
+    "cancellation_with_approval": partial(cancellation, approved=True),
+    "cancellation_during_delivery": cancellation_during_delivery,
+}
 
 
 def without_machine(value: Any) -> Any:
@@ -199,10 +141,10 @@ async def main() -> None:
     async with await WorkflowEnvironment.start_local(
         dev_server_existing_path=shutil.which("temporal"), dev_server_log_level="error"
     ) as environment:
-        for scenario in SCENARIOS:
+        for name, scenario in SCENARIOS.items():
             order = await scenario(environment.client)
             history = without_machine((await order.fetch_history()).to_json_dict())
-            path = HISTORIES / f"{scenario.__name__}.json"
+            path = HISTORIES / f"{name}.json"
             path.write_text(json.dumps(history, indent=1) + "\n")
             print(f"{path.name}: {len(history['events'])} events")
 

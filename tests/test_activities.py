@@ -119,24 +119,6 @@ def test_an_order_is_paid_held_and_shipped_once_however_often_it_is_asked_for(sh
     ]
 
 
-def test_another_order_gets_other_references(shop: Shop) -> None:
-    mine = shop.pay(), shop.reserve()
-    theirs = (
-        shop.pay(replace(PAYMENT, idempotency_key="run-2/payment")),
-        shop.reserve(replace(RESERVATION, idempotency_key="run-2/reservation")),
-    )
-
-    assert set(mine).isdisjoint(theirs)
-    assert shop.rows() == [2, 2, 0, 0]
-
-
-def test_a_commit_is_there_for_another_worker_at_once(shop: Shop) -> None:
-    authorization = shop.pay()
-    elsewhere = OrderActivities(ShopServices(shop.file))
-
-    assert attempt(2).run(elsewhere.process_payment, PAYMENT) == authorization
-
-
 def test_more_than_is_available_is_refused_with_the_figures(shop: Shop) -> None:
     shop.reserve(replace(RESERVATION, quantities={"temporal-poster": 3}))
 
@@ -201,17 +183,6 @@ def test_a_delivery_that_comes_too_late_changes_nothing(shop: Shop, late: str) -
     assert shop.rows() == [1, 1, 0, 0]
     assert shop.on_hand("temporal-mug") == INITIAL_STOCK["temporal-mug"]
     assert set(shop.query("SELECT shipped_at FROM holds")) == {(None,)}
-
-
-def test_books_that_are_locked_are_worth_a_retry(shop: Shop) -> None:
-    other = sqlite3.connect(shop.file, isolation_level=None)
-    other.execute("BEGIN IMMEDIATE")
-
-    with pytest.raises(sqlite3.OperationalError, match="locked"):
-        shop.pay()
-    other.execute("ROLLBACK")
-
-    assert shop.pay().startswith("auth-")
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])

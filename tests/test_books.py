@@ -6,7 +6,6 @@ import re
 import sqlite3
 import subprocess
 import sys
-from collections import Counter
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -59,20 +58,6 @@ async def outcome(order: OrderHandle) -> str:
         raise
 
 
-async def orders_at_once(
-    client: Client, shop: Shop, number: int, decision: ApprovalDecision
-) -> list[OrderHandle]:
-    """Order a number of the last ten pieces, and decide about all orders early."""
-    orders = [await place(client, shop.task_queue, items=[POSTER]) for _ in range(number)]
-    for order in orders:
-        await order.signal(OrderWorkflow.approve_order, decision)
-    return orders
-
-
-async def outcomes(orders: list[OrderHandle]) -> Counter[str]:
-    return Counter(await asyncio.gather(*map(outcome, orders)))
-
-
 async def test_a_worker_killed_between_commit_and_answer_leaves_one_row(
     shop: Shop, dev_server: Client
 ) -> None:
@@ -121,31 +106,6 @@ async def test_a_second_order_of_the_same_id_is_paid_and_shipped_anew(
     assert first.payment_authorization != second.payment_authorization
     assert first.tracking_number != second.tracking_number
     assert sorted(rows_by_order(shop)[order_id]) == sorted(2 * ["auth", "hold", "track"])
-
-
-async def test_of_forty_orders_for_the_last_ten_pieces_ten_are_fulfilled(
-    shop: Shop, dev_server: Client
-) -> None:
-    orders = await orders_at_once(dev_server, shop, 40, APPROVED)
-    async with serving(dev_server, shop):
-        assert await outcomes(orders) == {"FULFILLED": 10, "OutOfStockError": 30}
-
-    assert query(shop, "SELECT on_hand FROM stock WHERE sku = 'temporal-poster'") == [(0,)]
-
-
-async def test_pieces_of_rejected_orders_are_back_when_the_holds_lapse(
-    shop: Shop, dev_server: Client
-) -> None:
-    orders = await orders_at_once(dev_server, shop, 12, REJECTED)
-    async with serving(dev_server, shop):
-        assert await outcomes(orders) == {"REJECTED": 10, "OutOfStockError": 2}
-        too_soon = await place(dev_server, shop.task_queue, items=[POSTER])
-        assert await outcome(too_soon) == "OutOfStockError"
-        # 30 seconds to decide and an hour's margin: let them have passed.
-        query(shop, "UPDATE holds SET lapses_at = datetime(lapses_at, '-3631 seconds')")
-        for_all = await place(dev_server, shop.task_queue, items=[replace(POSTER, quantity=10)])
-        await for_all.signal(OrderWorkflow.approve_order, APPROVED)
-        assert await outcome(for_all) == "FULFILLED"
 
 
 async def test_a_delivery_after_the_hold_has_lapsed_fails_and_is_not_retried(

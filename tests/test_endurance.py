@@ -13,13 +13,10 @@ import sqlite3
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
 
-import pytest
 from temporalio.client import Client
 
 from order_fulfillment.services import INITIAL_STOCK
@@ -29,7 +26,6 @@ from tests.conftest import Shop, clean_environment, free_port
 from tests.history import (
     ITEMS,
     attempts,
-    create_worker,
     events,
     place,
     until_event,
@@ -37,54 +33,6 @@ from tests.history import (
 )
 
 APPROVED = ApprovalDecision(True)
-
-
-def start_and_approve(shop: Shop, patience: float = 30) -> int | str:
-    """Start an order, approve it, wait for its result; return the starter's exit code."""
-    waiting = shop.start("starter.py", "--wait-result")
-    assert waiting.stdout is not None
-    order_id = waiting.stdout.readline().strip()
-    approved = shop.run("signals.py", "approve", order_id)
-    assert approved.stdout == "approved\n"
-    assert json.loads(waiting.stdout.readline())["status"] == "FULFILLED"
-    try:
-        return waiting.wait(timeout=patience)
-    except subprocess.TimeoutExpired:
-        waiting.kill()
-        return "hung"
-
-
-def start_and_stop(shop: Shop) -> int:
-    """Start a worker, stop it; return its exit code."""
-    with shop.worker("--pid-file", f"{uuid4().hex}.pid") as worker:
-        worker.process.terminate()
-        return worker.process.wait(timeout=20)
-
-
-async def test_every_script_leaves_with_the_right_status(
-    open_shop: Shop, dev_server: Client, full_size: bool
-) -> None:
-    if not full_size:
-        pytest.skip("only hundreds of runs show a crash: --full-size")
-    order = await place(dev_server, open_shop.task_queue, approval_timeout=0.1)
-    await order.result()
-
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        starters = pool.map(start_and_approve, [open_shop] * 300)
-        queries = pool.map(
-            lambda _: open_shop.run("signals.py", "status", order.id).returncode, range(100)
-        )
-        workers = pool.map(start_and_stop, [open_shop] * 50)
-
-    statuses = Counter(starters), Counter(queries), Counter(workers)
-    print(f"\nexit codes of starters, queries and workers: {statuses}")
-    assert [set(counter) for counter in statuses] == [{0}, {0}, {0}]
-    crashing = open_shop.with_change(
-        "support/command_line.py", "os._exit(exit_code)", "sys.exit(exit_code)"
-    )
-    with ThreadPoolExecutor(max_workers=2) as pool:
-        starters = pool.map(lambda _: start_and_approve(crashing, patience=5), range(300))
-    print(f"exit codes of starters that let the interpreter shut down: {Counter(starters)}")
 
 
 def test_the_interpreter_never_shuts_down(open_shop: Shop) -> None:
@@ -263,43 +211,3 @@ async def test_one_of_two_workers_is_stopped_and_the_other_takes_over(
         happened.update(await events(order))
     print(f"\n{len(orders)} orders fulfilled: {happened}")
     assert happened["ACTIVITY_TASK_COMPLETED"] == 3 * len(orders)
-
-
-async def test_of_many_signals_the_first_valid_one_decides(
-    dev_server: Client, full_size: bool
-) -> None:
-    task_queue = f"signals-{uuid4()}"
-    order = await place(dev_server, task_queue)
-    signals: list[list[object]] = [
-        [{"approved": False, "note": "no"}],
-        [{"approved": True, "note": "yes"}],
-        [{"approved": True, "note": "yes"}],
-        [{"approved": "yes"}],
-        [],
-        [{"approved": True}, {"approved": False}],
-    ]
-    for _ in range(500 if full_size else 60):
-        await order.signal("approve_order", args=random.choice(signals))
-
-    async with create_worker(dev_server, task_queue), asyncio.timeout(30):
-        result = await order.result()
-
-    history = (await order.fetch_history()).events
-    sent = [
-        [json.loads(payload.data) for payload in signal.input.payloads]
-        for event in history
-        if event.HasField("workflow_execution_signaled_event_attributes")
-        for signal in [event.workflow_execution_signaled_event_attributes]
-    ]
-    first = next(
-        arguments[0]
-        for arguments in sent
-        if len(arguments) == 1 and isinstance(arguments[0]["approved"], bool)
-    )
-    verdict = ("approved: " if first["approved"] else "rejected: ") + first["note"]
-    size = (await order.describe()).raw_description.workflow_execution_info.history_size_bytes
-    print(f"\n{len(sent)} signals: {len(history)} events, {size} bytes")
-    assert result.message == verdict
-    # The server warns at 10,240 events and 10 MB.
-    assert len(history) < len(sent) + 40
-    assert size < 1_000 * len(sent) + 10_000

@@ -7,7 +7,6 @@ import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -69,22 +68,6 @@ async def test_a_strangers_workflow_cannot_write_to_the_terminal_through_the_log
 
     assert_harmless(open_shop.log)
     assert r"\x1b[31mtype is not registered" in open_shop.log
-
-
-def test_a_hint_can_be_pasted_into_the_shell(open_shop: Shop, tmp_path: Path) -> None:
-    started = open_shop.run("starter.py", "--workflow-id", f"{ODD_ID}{tmp_path.name}")
-    see = started.stderr.splitlines()[1].removeprefix("see where it stands: ")
-
-    pasted = subprocess.run(
-        ["bash", "-c", f'uv() {{ shift; "$PYTHON" "$@"; }}; {see}'],
-        env=open_shop.environment | {"PYTHON": sys.executable, "LC_ALL": "C.UTF-8"},
-        cwd=open_shop.folder,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-    assert (pasted.returncode, pasted.stderr) == (0, "")
 
 
 def test_text_of_just_the_largest_size_is_accepted(open_shop: Shop) -> None:

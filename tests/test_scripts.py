@@ -68,14 +68,6 @@ def test_an_order_has_the_items_and_the_total_that_were_asked_for(open_shop: Sho
     assert (result["total_cents"], result["currency"]) == (3 * 12_00 + 8_00, "USD")
 
 
-def test_too_many_are_refused_with_the_figures(open_shop: Shop) -> None:
-    refused = open_shop.run("starter.py", "--item", "temporal-poster=11", "--wait-result")
-
-    assert refused.returncode == 1
-    error = "failed at reserve_inventory: OutOfStockError: 11 temporal-poster wanted, 10 available"
-    assert error in refused.stderr.splitlines()[-1]
-
-
 def test_a_lasting_outage_fails_the_order_within_the_promised_time(open_shop: Shop) -> None:
     began = time.monotonic()
     failed = open_shop.run("starter.py", "--simulate-inventory-downtime", "--wait-result")

@@ -166,13 +166,6 @@ def test_a_silent_server_is_named_in_one_line_in_time(folder: Path) -> None:
     at_once(meet_silence, ("starter", "status", "worker"))
 
 
-def test_an_unknown_order_is_told_apart_from_an_unknown_namespace(shop: Shop) -> None:
-    elsewhere = replace(shop, environment=shop.environment | {"TEMPORAL_NAMESPACE": "no-such"})
-    unknown_namespace = elsewhere.run("signals.py", "status", "order-1")
-
-    assert "there is no namespace 'no-such'" in the_line(unknown_namespace)
-
-
 async def test_a_server_that_falls_silent_is_named_in_time(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
