@@ -7,8 +7,9 @@ Temporal's rules for activities:
 - An activity that raises a non-retryable error fails the order. Any other error is retried.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 from temporalio import activity
@@ -22,17 +23,16 @@ LAST_OUTAGE_ATTEMPT = 4
 
 
 class OrderActivities:
-    """The activities, with the services that they call.
-
-    They are plain functions, which the worker runs in threads, because SQLite blocks the thread
-    that calls it. With an asynchronous client take `async def`, and never call there what blocks.
-    """
+    """The activities, with the services that they call."""
 
     def __init__(self, services: ShopServices) -> None:
         self._services = services
+        # What blocks must not run in the event loop: it would hold up the whole worker. One thread
+        # is enough, since SQLite has one writer at a time. An asynchronous client needs none.
+        self._thread = ThreadPoolExecutor(1)
 
     @activity.defn
-    def process_payment(self, request: PaymentRequest) -> str:
+    async def process_payment(self, request: PaymentRequest) -> str:
         """Authorize the amount and return the authorization's reference.
 
         No money moves: what `deliver_order` does not capture lapses, so there is nothing to undo.
@@ -41,19 +41,19 @@ class OrderActivities:
             ApplicationError: of type PaymentValidationError, not retried, when the provider
                 refuses the card or the amount.
         """
-        with _service_errors():
-            authorization = self._services.authorize(
-                request.idempotency_key,
-                request.amount_cents,
-                request.currency,
-                request.card,
-                timedelta(seconds=request.lapses_after),
-            )
+        authorization = await self._ask(
+            self._services.authorize,
+            request.idempotency_key,
+            request.amount_cents,
+            request.currency,
+            request.card,
+            timedelta(seconds=request.lapses_after),
+        )
         activity.logger.info("Authorized payment %s", authorization)
         return authorization
 
     @activity.defn
-    def reserve_inventory(self, request: ReservationRequest) -> str:
+    async def reserve_inventory(self, request: ReservationRequest) -> str:
         """Hold the goods in the warehouse and return the reservation's reference.
 
         What `deliver_order` does not ship lapses, too.
@@ -75,39 +75,35 @@ class OrderActivities:
         quantities = request.quantities
         # Scenario 7, the web shop's bug: uncomment this line and restart the worker.
         # quantities = {sku.removesuffix("@@@"): pieces for sku, pieces in quantities.items()}
-        with _service_errors():
-            reservation = self._services.hold(
-                request.idempotency_key, quantities, timedelta(seconds=request.lapses_after)
-            )
+        lapses_after = timedelta(seconds=request.lapses_after)
+        reservation = await self._ask(
+            self._services.hold, request.idempotency_key, quantities, lapses_after
+        )
         activity.logger.info("Reserved inventory %s", reservation)
         return reservation
 
     @activity.defn
-    def deliver_order(self, request: DeliveryRequest) -> str:
+    async def deliver_order(self, request: DeliveryRequest) -> str:
         """Capture the authorized payment, ship the held goods and return the tracking number.
 
         Raises:
             ApplicationError: of type LapsedError, not retried, when the authorization or the
                 hold has lapsed; then nothing was captured or shipped.
         """
-        with _service_errors():
-            tracking_number = self._services.deliver(
-                request.idempotency_key,
-                request.payment_authorization,
-                request.inventory_reservation,
-            )
+        tracking_number = await self._ask(
+            self._services.deliver,
+            request.idempotency_key,
+            request.payment_authorization,
+            request.inventory_reservation,
+        )
         activity.logger.info("Captured the payment and shipped the goods as %s", tracking_number)
         return tracking_number
 
-
-@contextmanager
-def _service_errors() -> Iterator[None]:
-    """Name the services' errors for Temporal. A refusal fails the order; others are retried."""
-    try:
-        yield
-    except (RefusedError, UnknownItemError) as error:
-        raise ApplicationError(
-            str(error),
-            type=type(error).__name__,
-            non_retryable=isinstance(error, RefusedError),
-        ) from None
+    async def _ask[*Ts](self, service: Callable[[*Ts], str], *request: *Ts) -> str:
+        """Ask a service, and name its errors for Temporal: a refusal fails the order."""
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._thread, service, *request)
+        except (RefusedError, UnknownItemError) as error:
+            refused, kind = isinstance(error, RefusedError), type(error).__name__
+            raise ApplicationError(str(error), type=kind, non_retryable=refused) from None

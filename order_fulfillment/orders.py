@@ -12,7 +12,7 @@ What goes wrong is a TemporalError of `support.connection`; its text is for peop
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import batched
 
 from temporalio import exceptions
@@ -79,6 +79,8 @@ async def start(
                 task_queue=task_queue,
                 # By default Temporal would reuse the ID of an order that has ended.
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+                # What a workflow task waits that a stopped worker has lost; by default ten seconds.
+                task_timeout=timedelta(seconds=5),
                 # The server takes at most 400 bytes; one character is at most 12 as JSON.
                 static_summary=f"Order of {order.customer_name[:30]}",
                 # A list of workflows has it at hand, without asking any worker.

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -119,6 +119,7 @@ def sides(address: str, stack: ExitStack) -> Iterator[Side]:
         "workflow": "OrderWorkflow",
         "arg": ORDER,
         "id_reuse_policy": WorkflowIDReusePolicy.REJECT_DUPLICATE,
+        "task_timeout": timedelta(seconds=5),
         "static_summary": "Order of Ada Lovelace",
         "memo": {"customer": "Ada Lovelace", "total": "47.00 USD"},
     }

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -143,6 +142,4 @@ class SlowDelivery:
             task_queue=task_queue,
             workflows=[OrderWorkflow],
             activities=[steps.process_payment, steps.reserve_inventory, deliver_slowly],
-            activity_executor=ThreadPoolExecutor(2),
-            max_concurrent_activities=2,
         )

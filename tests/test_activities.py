@@ -1,5 +1,6 @@
 """What each activity answers, what it leaves in the services' books, and when it refuses."""
 
+import asyncio
 import re
 import sqlite3
 from collections import Counter
@@ -67,14 +68,14 @@ class Shop:
         return on_hand
 
     def pay(self, request: PaymentRequest = PAYMENT) -> str:
-        return attempt().run(self.steps.process_payment, request)
+        return asyncio.run(attempt().run(self.steps.process_payment, request))
 
     def reserve(self, request: ReservationRequest = RESERVATION, number: int = 1) -> str:
-        return attempt(number).run(self.steps.reserve_inventory, request)
+        return asyncio.run(attempt(number).run(self.steps.reserve_inventory, request))
 
     def deliver(self, authorization: str, reservation: str, key: str = "run-1/delivery") -> str:
         request = DeliveryRequest(key, authorization, reservation)
-        return attempt().run(self.steps.deliver_order, request)
+        return asyncio.run(attempt().run(self.steps.deliver_order, request))
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import importlib
 import re
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import uuid4
 
@@ -68,8 +67,6 @@ async def test_the_approver_is_reminded_at_half_time(
         task_queue="reminder",
         workflows=[workflow_with_reminder(tmp_path, patched=True)],
         activities=[steps.process_payment, steps.reserve_inventory, notify_approver],
-        activity_executor=ThreadPoolExecutor(2),
-        max_concurrent_activities=2,
     ):
         order = await place(time_skipping_server, "reminder", approval_timeout=600)
         result = await order.result()

@@ -1,6 +1,5 @@
 """What the sandbox keeps apart, and what it shares between orders."""
 
-from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import pytest
@@ -29,8 +28,6 @@ async def test_an_order_loads_nothing_into_the_sandbox_by_accident(
         task_queue="strict-sandbox",
         workflows=[OrderWorkflow],
         activities=[steps.process_payment, steps.reserve_inventory, steps.deliver_order],
-        activity_executor=ThreadPoolExecutor(3),
-        max_concurrent_activities=3,
         interceptors=[SignalGuard()],
         workflow_runner=SandboxedWorkflowRunner(strict),
     ):
