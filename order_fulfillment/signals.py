@@ -7,7 +7,7 @@ from dataclasses import asdict
 from order_fulfillment import orders, progress
 from order_fulfillment.shared import TASK_QUEUE, ApprovalDecision
 from order_fulfillment.support import command_line as cli
-from order_fulfillment.support.connection import NoWorkerError, TemporalError, connect, task_queue
+from order_fulfillment.support.connection import NoWorkerError, TemporalError, connect, queue_name
 
 VERBS = {
     "approve": "approve orders; the first decision about each counts",
@@ -63,7 +63,7 @@ async def _answer(
 async def list_pending(limit: int) -> None:
     """Print the orders that wait for a decision, a line each."""
     listed = 0
-    async for order in orders.pending(await connect(), task_queue(TASK_QUEUE)):
+    async for order in orders.pending(await connect(), queue_name(TASK_QUEUE)):
         if listed == limit:
             cli.hint(f"more orders are waiting than the limit of {limit}; see them with --limit")
             break

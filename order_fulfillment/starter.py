@@ -19,12 +19,12 @@ from order_fulfillment.shared import (
     amount,
 )
 from order_fulfillment.support import command_line as cli
-from order_fulfillment.support.connection import NoAnswerError, TemporalError, connect, task_queue
+from order_fulfillment.support.connection import NoAnswerError, TemporalError, connect, queue_name
 
 
 async def start(order_id: str, order: Order, wait: bool) -> None:
     """Start an order, print its ID and, if asked to, its result."""
-    handle = await orders.start(await connect(), order_id, order, task_queue(TASK_QUEUE))
+    handle = await orders.start(await connect(), order_id, order, queue_name(TASK_QUEUE))
     cli.say(order_id)
     cli.hint(f"approve it: {cli.command('signals.py', 'approve', order_id)}")
     if wait:
@@ -36,7 +36,7 @@ async def start(order_id: str, order: Order, wait: bool) -> None:
 async def start_all(path: str, model: Order, wait: bool) -> int:
     """Start the orders of a file, and return the exit code. What they leave out, the model has."""
     file = order_file.opened(path)
-    client, queue = await connect(), task_queue(TASK_QUEUE)
+    client, queue = await connect(), queue_name(TASK_QUEUE)
     started: list[orders.OrderHandle] = []
     counts = Counter({"started": 0, "existed already": 0, "invalid": 0})
     failed = 0
@@ -45,7 +45,9 @@ async def start_all(path: str, model: Order, wait: bool) -> int:
         place, element = found
         try:
             order_id, order = order_file.parse(element, model)
-            handle = await orders.start(client, order_id or new_id(), order, queue)
+            # Longer than that of a single order, since a file may have many of them.
+            order_id = order_id or f"order-{token_hex(8)}"
+            handle = await orders.start(client, order_id, order, queue)
         except orders.OrderExistsError:
             counts["existed already"] += 1
         except NoAnswerError:
@@ -74,11 +76,6 @@ async def start_all(path: str, model: Order, wait: bool) -> int:
         cli.hint(", ".join(f"{count} {what}" for what, count in counts.items()))
     await cli.side_by_side(finish, started)
     return int(counts["invalid"] + failed > 0)
-
-
-def new_id() -> str:
-    """An ID that no other order has."""
-    return f"order-{token_hex(4)}"
 
 
 def item(argument: str) -> OrderItem:
@@ -146,8 +143,9 @@ def main() -> None:
         order.check()
     except (ValueError, OverflowError) as error:
         parser.error(str(error))
-    order_id, goes_on = arguments.workflow_id or new_id(), "what was started goes on"
+    goes_on = "what was started goes on"
     if arguments.file is None:
+        order_id = arguments.workflow_id or f"order-{token_hex(4)}"
         follow = cli.command("signals.py", "result", order_id)
         interrupted = f"{goes_on}; follow it with: {follow}"
         cli.run(start(order_id, order, arguments.wait_result), interrupted=interrupted)

@@ -15,7 +15,7 @@ from order_fulfillment.activities import OrderActivities
 from order_fulfillment.services import ShopServices
 from order_fulfillment.shared import TASK_QUEUE
 from order_fulfillment.support.command_line import ArgumentParser, run
-from order_fulfillment.support.connection import connect, task_queue
+from order_fulfillment.support.connection import connect, queue_name
 from order_fulfillment.support.pid_file import held
 from order_fulfillment.support.signal_guard import SignalGuard
 from order_fulfillment.support.telemetry import set_up_telemetry
@@ -60,7 +60,7 @@ async def work(pid_file: Path, shop_db: Path, metrics_address: str | None) -> No
         if signal.getsignal(number) != signal.SIG_IGN:  # As `nohup` does with SIGHUP.
             loop.add_signal_handler(number, stop.set)
     client = await connect(set_up_telemetry(metrics_address))
-    worker = create_worker(client, task_queue(TASK_QUEUE), ShopServices(shop_db))
+    worker = create_worker(client, queue_name(TASK_QUEUE), ShopServices(shop_db))
     with held(pid_file), suppress(TimeoutError):
         async with asyncio.timeout(None) as deadline, worker:
             where = client.namespace, client.service_client.config.target_host

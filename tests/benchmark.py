@@ -181,20 +181,19 @@ def print_report(report: dict[str, Any]) -> None:
         print(f"| {' | '.join(map(str, cells))} |")
 
 
-async def benchmark(rounds: int, orders: int, stock_server: bool, json_file: Path | None) -> None:
+async def benchmark(rounds: int, orders: int, json_file: Path | None) -> None:
     """Measure, and print the report."""
     report: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{psutil.cpu_count()} cores, {platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "temporalio": version("temporalio"),
-        "stock_server": stock_server,
     }
     async with await WorkflowEnvironment.start_local(
         dev_server_existing_path=shutil.which("temporal"),
         dev_server_log_level="error",
         # Its banner would come between the report's lines.
-        dev_server_extra_args=["--output", "none", *([] if stock_server else DEV_SERVER_TUNING)],
+        dev_server_extra_args=["--output", "none", *DEV_SERVER_TUNING],
     ) as server:
         with ExitStack() as stack:
             everyone = list(sides(address_of(server.client), stack))
@@ -218,14 +217,9 @@ def main() -> None:
         help="orders in a turn with 50 in flight; a fifth of them with one in flight, three times "
         "as many with 300 (default: 100)",
     )
-    parser.add_argument(
-        "--stock-server", action="store_true", help="run the dev server without tuning flags"
-    )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
     arguments = parser.parse_args()
-    measuring = benchmark(
-        arguments.rounds, arguments.orders, arguments.stock_server, arguments.json
-    )
+    measuring = benchmark(arguments.rounds, arguments.orders, arguments.json)
     run(measuring, interrupted="nothing is left running")
 
 

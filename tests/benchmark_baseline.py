@@ -39,12 +39,12 @@ async def work() -> None:
 
     from order_fulfillment.shared import TASK_QUEUE
     from order_fulfillment.support.command_line import hint
-    from order_fulfillment.support.connection import connect, task_queue
+    from order_fulfillment.support.connection import connect, queue_name
     from order_fulfillment.support.telemetry import set_up_telemetry
 
     async with Worker(
         await connect(set_up_telemetry()),
-        task_queue=task_queue(TASK_QUEUE),
+        task_queue=queue_name(TASK_QUEUE),
         workflows=[FloorWorkflow],
         activities=[step],
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),

@@ -195,21 +195,6 @@ def test_an_outage_is_worth_retrying_until_the_fourth_attempt(shop: Shop, number
     assert down.value.non_retryable == (number >= 4)
 
 
-@pytest.mark.parametrize("recovers_after", [1, 2, 3])
-def test_an_outage_heals_after_as_many_attempts_as_asked(shop: Shop, recovers_after: int) -> None:
-    request = replace(RESERVATION, simulation=Simulation(recovers_after))
-    with pytest.raises(ApplicationError):
-        shop.reserve(request, recovers_after)
-
-    assert shop.reserve(request, recovers_after + 1)
-
-
-def test_every_step_logs_its_reference(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level("INFO")
-
-    assert shop.pay() in caplog.text
-
-
 def test_nothing_below_one_cent_is_authorized(shop: Shop) -> None:
     with pytest.raises(ApplicationError, match="cannot take -1 cents") as refused:
         shop.pay(replace(PAYMENT, amount_cents=-1))

@@ -1,11 +1,8 @@
 """Each step of an order takes effect once in the services' books, however often it is attempted."""
 
 import asyncio
-import os
-import re
 import sqlite3
 import subprocess
-import sys
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +17,7 @@ from order_fulfillment.services import INITIAL_STOCK, ShopServices
 from order_fulfillment.shared import ApprovalDecision, OrderItem, OrderStatus
 from order_fulfillment.worker import create_worker
 from order_fulfillment.workflow import OrderWorkflow
-from tests.conftest import SCRIPTS, Shop, address_of
+from tests.conftest import Shop, address_of
 from tests.history import ORDER, OrderHandle, attempts, place, until, until_status
 
 APPROVED, REJECTED = ApprovalDecision(True), ApprovalDecision(False)
@@ -191,24 +188,3 @@ def test_a_place_where_no_books_can_be_kept_is_named(
         ShopServices(tmp_path / path)
 
     assert "Not a database" in (tmp_path / "notes.txt").read_text()
-
-
-def test_a_read_only_file_is_named_when_the_worker_starts(shop: Shop) -> None:
-    shop.books.touch(mode=0o444)
-    # Root may write to any file, unless it gives that right up.
-    prefix = ["setpriv", "--bounding-set", "-dac_override"] if os.geteuid() == 0 else []
-
-    worker = subprocess.run(
-        [*prefix, sys.executable, SCRIPTS / "worker.py", "--shop-db", "shop.db"],
-        cwd=shop.folder,
-        env=shop.environment,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
-
-    assert (worker.returncode, worker.stdout) == (1, "")
-    assert re.fullmatch(
-        "error: cannot keep the services' books in 'shop.db': .* readonly database\n", worker.stderr
-    )

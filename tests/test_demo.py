@@ -193,21 +193,6 @@ def test_an_output_that_differs_from_the_readme_is_an_error(
     assert re.search("\nhappy-path +seen ", demo.output)
 
 
-def test_a_port_taken_by_something_else_is_reported_in_one_line(tmp_path: Path) -> None:
-    address = f"localhost:{free_port()}"
-    with subprocess.Popen(
-        [sys.executable, "-m", "http.server", address.rpartition(":")[2], "--bind", "127.0.0.1"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as other:
-        wait_until(lambda: listens(int(address.rpartition(":")[2])), "the other program")
-        with demo_running(tmp_path, address=address) as demo:
-            assert demo.end() == 1, demo.output
-        other.kill()
-    assert "Traceback" not in demo.output
-    assert demo.output.splitlines()[-1].startswith("error: ")
-
-
 def test_the_readme_shows_what_the_demo_prints(whole_demo: RunningDemo) -> None:
     assert whole_demo.end() == 0, whole_demo.output
 

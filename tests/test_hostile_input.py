@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from temporalio.client import Client
 
 from order_fulfillment import starter
-from order_fulfillment.shared import MAX_TEXT_BYTES, Order
+from order_fulfillment.shared import Order
 from order_fulfillment.support import command_line as cli
 from order_fulfillment.support.command_line import printable
 from tests.conftest import SCRIPTS, Shop, one_line, wait_until
@@ -68,17 +68,6 @@ async def test_a_strangers_workflow_cannot_write_to_the_terminal_through_the_log
 
     assert_harmless(open_shop.log)
     assert r"\x1b[31mtype is not registered" in open_shop.log
-
-
-def test_text_of_just_the_largest_size_is_accepted(open_shop: Shop) -> None:
-    # Control characters grow sixfold as JSON.
-    largest = "\x1b" * MAX_TEXT_BYTES
-    started = open_shop.run("starter.py")
-
-    approved = open_shop.run("signals.py", "approve", started.stdout.strip(), "--note", largest)
-
-    assert (approved.returncode, approved.stderr) == (0, "")
-    assert approved.stdout == f"approved: {printable(largest)}\n"
 
 
 @pytest.mark.parametrize("too_large", ["x" * 64_001, "☃" * 21_334])

@@ -231,7 +231,7 @@ def test_stdin_is_read_as_it_comes_and_ctrl_c_says_how_many_were_started(shop: S
     starter.send_signal(signal.SIGINT)
 
     assert starter.wait(timeout=10) == 130
-    assert re.fullmatch(r"order-[0-9a-f]{8}\n", order_id)
+    assert re.fullmatch(r"order-[0-9a-f]{16}\n", order_id)
     count, interrupted = starter.stderr.read().splitlines()
     assert count == "1 started, 0 existed already, 0 invalid"
     assert interrupted == "interrupted: what was started goes on"

@@ -76,16 +76,6 @@ async def test_a_workflow_bug_is_told_of_an_order_that_was_at_rest(
     assert f"workflow task of order '{order.id}' fails: workflow bug!" in one_line(asked.stderr)
 
 
-def test_who_waits_is_told_when_the_worker_dies_between_two_attempts(shop: Shop) -> None:
-    with shop.worker() as worker:
-        waiting = shop.start("starter.py", "--inventory-recovers-after", "3", "--wait-result")
-        wait_until(lambda: "reserve_inventory failed" in worker.log, "the first attempt to fail")
-        worker.process.kill()
-    assert waiting.stderr is not None
-    assert any("still waiting: no worker answers" in line for line in waiting.stderr)
-    waiting.kill()
-
-
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stopped_worker_says_goodbye_in_order(shop: Shop, stop: signal.Signals) -> None:
     pid_file = shop.folder / "worker.pid"

@@ -64,7 +64,7 @@ async def server_errors(seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
         raise TemporalError(f"the Temporal server refuses: {error}") from None
 
 
-def task_queue(default: str) -> str:
+def queue_name(default: str) -> str:
     """The task queue on which clients and workers meet: TEMPORAL_TASK_QUEUE, or the default."""
     return os.environ.get("TEMPORAL_TASK_QUEUE") or default
 
@@ -96,7 +96,10 @@ async def connect(runtime: Runtime | None = None) -> Client:
             )
     except NotFoundError:
         raise TemporalError(f"there is no namespace {namespace!r} at {address}") from None
-    except (NoAnswerError, RuntimeError, ValueError) as error:
+    except NoAnswerError:
+        cause = f"no answer in {ANSWER_SECONDS} seconds"
+        raise NoServerError(f"no Temporal server at {address}: {cause}") from None
+    except (RuntimeError, ValueError) as error:
         raise NoServerError(f"no Temporal server at {address}: {_gist(str(error))}") from None
     return client
 
