@@ -78,13 +78,6 @@ def test_larger_text_is_refused(shop: Shop, too_large: str) -> None:
     assert re.search(r"bytes of note: 6400\d is not from 0 to 64000", one_line(refused.stderr))
 
 
-def test_an_id_that_the_server_does_not_take_is_refused_in_one_line(shop: Shop) -> None:
-    refused = shop.run("starter.py", "--workflow-id", "x" * 1001)
-
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert one_line(refused.stderr).startswith("error: the Temporal server refuses: ")
-
-
 @pytest.mark.parametrize(
     ("arguments", "stdout", "stderr"),
     [

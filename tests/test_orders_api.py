@@ -10,7 +10,7 @@ from temporalio.client import Client
 from order_fulfillment import orders
 from order_fulfillment.shared import ApprovalDecision, OrderStatus
 from order_fulfillment.support.connection import NotFoundError, NoWorkerError
-from tests.history import EXPIRED_CARD, ORDER, create_worker, until
+from tests.history import EXPIRED_CARD, ORDER, create_worker, details, until
 
 
 async def test_an_order_is_started_decided_about_and_waited_for(dev_server: Client) -> None:
@@ -35,6 +35,8 @@ async def test_an_order_is_started_decided_about_and_waited_for(dev_server: Clie
         assert await orders.status(found) == "FULFILLED"
         assert await orders.approval_message(found) == "approved: Good"
         assert await orders.result(found) == result
+        [started] = await details(order, "WORKFLOW_EXECUTION_STARTED")
+        assert started.workflow_task_timeout.seconds == 5  # By default ten.
 
 
 async def test_every_error_has_a_type_of_its_own(dev_server: Client) -> None:
@@ -42,6 +44,8 @@ async def test_every_error_has_a_type_of_its_own(dev_server: Client) -> None:
     approved, rejected = ApprovalDecision(approved=True), ApprovalDecision(approved=False)
     order = await orders.start(dev_server, order_id, ORDER, task_queue)
 
+    with pytest.raises(ValueError, match="number of items: 0 is less than 1"):
+        await orders.start(dev_server, "order-empty", replace(ORDER, items=[]), task_queue)
     with pytest.raises(orders.OrderExistsError):
         await orders.start(dev_server, order_id, ORDER, task_queue)
     with pytest.raises(NotFoundError):
