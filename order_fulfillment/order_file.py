@@ -11,12 +11,13 @@ import json
 import sys
 from codecs import BOM_UTF8
 from collections.abc import Iterator
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO, get_args, get_type_hints
 
-from order_fulfillment.shared import CATALOGUE, Order, OrderItem
+from order_fulfillment.shared import CATALOGUE, Card, Order, OrderItem, Simulation
 
+FIELDS = {kind: get_type_hints(kind) for kind in (Order, OrderItem, Card, Simulation)}
 WORDS = {str: "text", int: "a whole number", float: "a number", dict: "an object", list: "a list"}
 
 
@@ -51,8 +52,8 @@ def parse(element: Any, model: Order) -> tuple[str | None, Order]:
         value = json.loads(element) if isinstance(element, bytes) else element
         fields = _typed(value, dict, "order")
         order_id = fields.pop("order_id", None)
-        if order_id is not None:
-            _typed(order_id, str, "order_id").encode()
+        if order_id is not None and not _typed(order_id, str, "order_id").encode():
+            raise ValueError("order_id: empty")
         order = _with(fields, model, "")
         order.check()
     except (OverflowError, RecursionError) as error:
@@ -62,7 +63,7 @@ def parse(element: Any, model: Order) -> tuple[str | None, Order]:
 
 def _with(fields: dict[str, Any], model: Any, path: str) -> Any:
     """The model, a dataclass, with these fields changed."""
-    kinds = get_type_hints(type(model))
+    kinds = FIELDS[type(model)]
     changes: dict[str, Any] = {}
     for name, value in fields.items():
         field, kind = f"{path}{name}", kinds.get(name)
@@ -71,7 +72,7 @@ def _with(fields: dict[str, Any], model: Any, path: str) -> Any:
         if name == "items":
             items = enumerate(_typed(value, list, field))
             changes[name] = [_item(item, f"{field}.{number}") for number, item in items]
-        elif is_dataclass(kind):
+        elif kind in FIELDS:
             part = getattr(model, name)
             changes[name] = _with(_typed(value, dict, field), part, f"{field}.")
         else:

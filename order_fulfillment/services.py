@@ -131,7 +131,7 @@ class ShopServices:
                 raise PaymentValidationError(str(error)) from None
             if (now.year, now.month) > expiry:
                 raise PaymentValidationError(f"the card expired at the end of {card.expiry}")
-            reference, lapses_at = f"auth-{token_hex(6)}", _text(now + lapses_after)
+            reference, lapses_at = f"auth-{token_hex(6)}", str(now + lapses_after)
             books.execute(
                 "INSERT INTO authorizations VALUES (?, ?, ?, ?, ?, NULL)",
                 (key, reference, amount_cents, currency, lapses_at),
@@ -149,14 +149,14 @@ class ShopServices:
             if known := _find(books, "SELECT reference FROM holds", key):
                 return known
             for sku, wanted in quantities.items():
-                available = books.execute(AVAILABLE, (_text(now), sku)).fetchone()
+                available = books.execute(AVAILABLE, (str(now), sku)).fetchone()
                 if not available:
                     raise UnknownItemError(f"the warehouse does not know {sku!r}")
                 if wanted < 1:
                     raise InvalidQuantityError(f"{wanted} {sku} wanted")
                 if wanted > available[0]:
                     raise OutOfStockError(f"{wanted} {sku} wanted, {available[0]} available")
-            reference, lapses_at = f"hold-{token_hex(6)}", _text(now + lapses_after)
+            reference, lapses_at = f"hold-{token_hex(6)}", str(now + lapses_after)
             books.executemany(
                 "INSERT INTO holds VALUES (?, ?, ?, ?, ?, NULL)",
                 [(key, *item, reference, lapses_at) for item in quantities.items()],
@@ -172,7 +172,7 @@ class ShopServices:
         with self._transaction() as books:
             if known := _find(books, "SELECT tracking_number FROM shipments", key):
                 return known
-            now = _text(self._now())
+            now = str(self._now())
             for table, column, reference in (
                 ("authorizations", "captured_at", authorization),
                 ("holds", "shipped_at", hold),
@@ -204,7 +204,3 @@ class ShopServices:
 def _find(books: sqlite3.Connection, select: str, key: str) -> str | None:
     row = books.execute(f"{select} WHERE idempotency_key = ?", (key,)).fetchone()
     return str(row[0]) if row else None
-
-
-def _text(time: datetime) -> str:
-    return time.isoformat(timespec="milliseconds")

@@ -83,6 +83,7 @@ def test_what_real_exports_have_is_no_mistake(file: bytes) -> None:
         ({"costumer_name": "Ada"}, "costumer_name: no such field; there are: customer_name, items"),
         ({"customer_name": 5}, "customer_name: 5 is not text"),
         ({"order_id": 5}, "order_id: 5 is not text"),
+        ({"order_id": ""}, "order_id: empty"),
         ({"items": []}, "number of items: 0 is less than 1"),
         ({"items": [MUG | {"quantity": 0}]}, "items.0.quantity: 0 is not from 1 to 1000"),
         ({"items": [MUG, MUG | {"quantity": 1.9}]}, "items.1.quantity: 1.9 is not a whole number"),
