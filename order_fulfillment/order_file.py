@@ -56,6 +56,8 @@ def parse(element: Any, model: Order) -> tuple[str | None, Order]:
             raise ValueError("order_id: empty")
         order = _with(fields, model, "")
         order.check()
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not JSON at character {error.pos + 1}: {error.msg}") from None
     except (OverflowError, RecursionError) as error:
         raise ValueError(str(error)) from None
     return order_id, order
