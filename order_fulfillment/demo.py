@@ -159,8 +159,7 @@ async def play(names: list[str], keep: bool) -> int:
                 table.add_row(name, "not seen" if missing else "seen", seconds, style=style)
             console.print("", table)
             if keep:
-                console.print(f"The worker of TEMPORAL_TASK_QUEUE={shell.task_queue} goes on")
-                console.print("until you press Ctrl-C, and so does the server.")
+                console.print(f"TEMPORAL_TASK_QUEUE={shell.task_queue}, until you press Ctrl-C.")
                 await asyncio.Event().wait()
         finally:
             # Impatient people press Ctrl-C again.

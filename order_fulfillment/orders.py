@@ -61,9 +61,9 @@ class PendingOrder:
 
 
 async def start(
-    client: Client, order_id: str, order: Order, task_queue: str = TASK_QUEUE
+    client: Client, order_id: str, order: Order, task_queue: str = TASK_QUEUE, seconds: float = 3
 ) -> OrderHandle:
-    """Start an order.
+    """Start an order. The server has this many seconds to answer.
 
     Raises:
         ValueError: when the order is not within its limits.
@@ -71,7 +71,7 @@ async def start(
     """
     order.check()
     try:
-        async with connection.server_errors():
+        async with connection.server_errors(seconds):
             await client.start_workflow(
                 OrderWorkflow.run,
                 order,
@@ -140,7 +140,7 @@ async def pending(client: Client, task_queue: str = TASK_QUEUE) -> AsyncIterator
         async with connection.server_errors():
             descriptions = await asyncio.gather(*(handle.describe() for handle in handles))
         for order in descriptions:
-            if progress.waits_for_decision(order.raw_description):
+            if progress.waits_for_decision(order):
                 memo = await order.memo() or await _memo_of_input(client, order.id)
                 yield PendingOrder(order.id, memo["customer"], memo["total"], order.start_time)
 
@@ -151,7 +151,7 @@ async def status(order: OrderHandle, report: Report = lambda news: None) -> str:
     `report` is called with the last failed attempt of a step that is being retried, in words.
     """
     description = await _describe(order)
-    for failed in progress.failed_attempts(description.raw_description):
+    for failed in progress.failed_attempts(description):
         report(failed)
     match description.status:
         case WorkflowExecutionStatus.RUNNING:
@@ -189,8 +189,8 @@ async def result(order: OrderHandle, report: Report = lambda news: None) -> Orde
 
 
 def _memo(order: Order) -> dict[str, str]:
-    total = amount(order.total_cents, order.currency)
-    return {"customer": order.customer_name[:100], "total": total}
+    price = amount(order.total_cents, order.currency)
+    return {"customer": order.customer_name[:100], "total": price}
 
 
 async def _memo_of_input(client: Client, order_id: str) -> dict[str, str]:

@@ -7,8 +7,7 @@ from typing import Any
 
 from temporalio.api.enums.v1 import PendingActivityState
 from temporalio.api.failure.v1 import Failure
-from temporalio.api.workflowservice.v1 import DescribeWorkflowExecutionResponse
-from temporalio.client import WorkflowExecutionStatus, WorkflowHandle
+from temporalio.client import WorkflowExecutionDescription, WorkflowExecutionStatus, WorkflowHandle
 
 from order_fulfillment.shared import OrderStatus
 from order_fulfillment.support import connection
@@ -41,15 +40,14 @@ async def follow(order: WorkflowHandle[Any, Any]) -> AsyncIterator[str]:
             run_id = description.run_id
             if description.status != WorkflowExecutionStatus.RUNNING:
                 return
-            state = description.raw_description
-            for failed in failed_attempts(state):
+            for failed in failed_attempts(description):
                 yield failed
-            if waits_for_decision(state):
+            if waits_for_decision(description):
                 yield f"status: {OrderStatus.AWAITING_APPROVAL}"
-            steps = state.pending_activities
+            steps = description.raw_description.pending_activities
             stands = description.history_length, [step.attempt for step in steps]
             at_work = any(step.state == STARTED for step in steps)
-            if stands != seen or at_work or waits_for_decision(state):
+            if stands != seen or at_work or waits_for_decision(description):
                 seen, since = stands, time.monotonic()
             elif time.monotonic() - since > STALLED_SECONDS:
                 yield f"still waiting: {await obstacle(order)}"
@@ -58,14 +56,16 @@ async def follow(order: WorkflowHandle[Any, Any]) -> AsyncIterator[str]:
         await asyncio.sleep(0.5)
 
 
-def waits_for_decision(state: DescribeWorkflowExecutionResponse) -> bool:
-    """Whether a running order waits for its decision: then nothing is pending for a worker."""
-    return not state.pending_activities and not state.HasField("pending_workflow_task")
+def waits_for_decision(order: WorkflowExecutionDescription) -> bool:
+    """Whether the order waits for its decision: it runs, but no worker has anything to do."""
+    tasks = order.raw_description
+    idle = not tasks.pending_activities and not tasks.HasField("pending_workflow_task")
+    return idle and order.status == WorkflowExecutionStatus.RUNNING
 
 
-def failed_attempts(state: DescribeWorkflowExecutionResponse) -> Iterator[str]:
+def failed_attempts(order: WorkflowExecutionDescription) -> Iterator[str]:
     """The last failed attempt of each step that is being retried, in words."""
-    for step in state.pending_activities:
+    for step in order.raw_description.pending_activities:
         if step.HasField("last_failure"):
             failure = _in_words(step.last_failure)
             yield f"{step.activity_type.name}, attempt {step.attempt - 1} failed: {failure}"

@@ -92,8 +92,7 @@ def main() -> None:
     decision = None
     if arguments.verb in ("approve", "reject"):
         try:
-            approved = arguments.verb == "approve"
-            decision = ApprovalDecision(approved, arguments.note, arguments.by)
+            decision = ApprovalDecision(arguments.verb == "approve", arguments.note, arguments.by)
         except ValueError as error:
             parser.error(str(error))
     see = cli.command("signals.py", "status", arguments.ids[0])

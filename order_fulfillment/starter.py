@@ -47,7 +47,8 @@ async def start_all(path: str, model: Order, wait: bool) -> int:
             order_id, order = order_file.parse(element, model)
             # Longer than that of a single order, since a file may have many of them.
             order_id = order_id or f"order-{token_hex(8)}"
-            handle = await orders.start(client, order_id, order, queue)
+            # So many orders at once may keep the server busy.
+            handle = await orders.start(client, order_id, order, queue, seconds=30)
         except orders.OrderExistsError:
             counts["existed already"] += 1
         except NoAnswerError:

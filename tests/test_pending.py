@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from temporalio.client import Client
 
-from order_fulfillment import orders
+from order_fulfillment import orders, progress
 from order_fulfillment.shared import OrderItem
 from tests.conftest import Shop
 from tests.history import ORDER, create_worker, events, place, until
@@ -98,6 +98,9 @@ async def test_the_list_needs_no_worker_and_leaves_no_trace(shop: Shop, dev_serv
     # It was started without a memo, as by a schedule or the Web UI: this is from its input.
     assert [line[:3] for line in listed] == [[waiting.id, "Ada Lovelace", "47.00 USD"]]
     assert await events(waiting) == before
+    # Between the list and the question the order may end.
+    await waiting.terminate()
+    assert not progress.waits_for_decision(await waiting.describe())
 
 
 async def test_each_id_that_goes_wrong_has_a_line_and_the_others_go_on(
