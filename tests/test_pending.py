@@ -98,7 +98,6 @@ async def test_the_list_needs_no_worker_and_leaves_no_trace(shop: Shop, dev_serv
     # It was started without a memo, as by a schedule or the Web UI: this is from its input.
     assert [line[:3] for line in listed] == [[waiting.id, "Ada Lovelace", "47.00 USD"]]
     assert await events(waiting) == before
-    # Between the list and the question the order may end.
     await waiting.terminate()
     assert not progress.waits_for_decision(await waiting.describe())
 
