@@ -159,7 +159,7 @@ async def play(names: list[str], keep: bool) -> int:
                 table.add_row(name, "not seen" if missing else "seen", seconds, style=style)
             console.print("", table)
             if keep:
-                console.print(f"TEMPORAL_TASK_QUEUE={shell.task_queue} is served until you press Ctrl-C.")
+                console.print(f"TEMPORAL_TASK_QUEUE={shell.task_queue} is served until Ctrl-C.")
                 await asyncio.Event().wait()
         finally:
             # Impatient people press Ctrl-C again.
