@@ -80,23 +80,25 @@ def main() -> None:
         subparser.add_argument("ids", metavar="ID", nargs="+", help="an order's ID")
         if verb in ("approve", "reject"):
             subparser.add_argument("--note", metavar="TEXT", help="why, in your words")
-            user, by = os.environ.get("USER"), "who decides (default: $USER)"
-            subparser.add_argument("--by", metavar="NAME", default=user, help=by)
+            user, by_help = os.environ.get("USER"), "who decides (default: $USER)"
+            subparser.add_argument("--by", metavar="NAME", default=user, help=by_help)
     help = "list the orders that wait for a decision: ID, customer, total, start"
     subparser = verbs.add_parser("pending", help=help, description=help)
-    limit = "list at most this many (default: %(default)s)"
-    subparser.add_argument("--limit", metavar="N", type=int, default=100, help=limit)
+    limit_help = "list at most this many (default: %(default)s)"
+    subparser.add_argument("--limit", metavar="N", type=int, default=100, help=limit_help)
     arguments = parser.parse_args()
-    if arguments.verb == "pending":
-        cli.run(list_pending(arguments.limit), interrupted="nothing was changed")
     decision = None
     if arguments.verb in ("approve", "reject"):
         try:
             decision = ApprovalDecision(arguments.verb == "approve", arguments.note, arguments.by)
         except ValueError as error:
             parser.error(str(error))
-    see = cli.command("signals.py", "status", arguments.ids[0])
-    cli.run(act(arguments.verb, arguments.ids, decision), interrupted=f"orders go on; see {see}")
+    if arguments.verb == "pending":
+        cli.run(list_pending(arguments.limit), interrupted="nothing was changed")
+    else:
+        see = cli.command("signals.py", "status", arguments.ids[0])
+        acting = act(arguments.verb, arguments.ids, decision)
+        cli.run(acting, interrupted=f"orders go on; see {see}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import argparse
 import json
 from collections import Counter
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from secrets import token_hex
 from typing import Any
 
@@ -88,48 +88,45 @@ def item(argument: str) -> OrderItem:
     return OrderItem(sku, int(quantity or 1), CATALOGUE[sku])
 
 
-def create_parser() -> cli.ArgumentParser:
-    """The command line."""
+def main() -> None:
+    """Read the command line and start what it asks for."""
     prices = ", ".join(f"{sku} {amount(price, 'USD')}" for sku, price in CATALOGUE.items())
     parser = cli.ArgumentParser(
         description="Start an order, or a file of orders, and print their workflow IDs.",
         epilog=f"catalogue: {prices}",
     )
-    name = "who ordered (default: %(default)s)"
-    parser.add_argument("name", metavar="NAME", nargs="?", default="Ada Lovelace", help=name)
-    file = "a file of orders (- is stdin); what they leave out is taken from the other options"
-    parser.add_argument("--file", metavar="PATH", help=file)
+    name_help = "who ordered (default: %(default)s)"
+    parser.add_argument("name", metavar="NAME", nargs="?", default="Ada Lovelace", help=name_help)
+    file_help = "a file of orders (- is stdin); what they leave out is taken from the other options"
+    parser.add_argument("--file", metavar="PATH", help=file_help)
     parser.add_argument("--workflow-id", metavar="ID", help="a new ID (default: a random one)")
-    items = "repeat it for several articles (default: temporal-tshirt and temporal-mug=2)"
-    parser.add_argument("--item", metavar="SKU[=QUANTITY]", type=item, action="append", help=items)
-    now = datetime.now(UTC)
-    expiry = f"{now.month:02}/{(now.year + 1) % 100:02}"
-    card = "the last month in which the card is valid (default: %(default)s)"
-    parser.add_argument("--card-expiry", metavar="MM/YY", default=expiry, help=card)
-    timeout = "time to decide once the inventory is reserved (default: %(default)s)"
+    items_help = "repeat it for several articles (default: temporal-tshirt and temporal-mug=2)"
     parser.add_argument(
-        "--approval-timeout", metavar="SECONDS", type=float, default=30.0, help=timeout
+        "--item", metavar="SKU[=QUANTITY]", type=item, action="append", help=items_help
     )
-    above = "an order that costs no more needs no decision (default: every order needs one)"
-    parser.add_argument("--approval-above", metavar="AMOUNT", type=float, default=0, help=above)
+    expiry = f"{datetime.now(UTC) + timedelta(days=365):%m/%y}"
+    card_help = "the last month in which the card is valid (default: %(default)s)"
+    parser.add_argument("--card-expiry", metavar="MM/YY", default=expiry, help=card_help)
+    timeout_help = "time to decide once the inventory is reserved (default: %(default)s)"
+    parser.add_argument(
+        "--approval-timeout", metavar="SECONDS", type=float, default=30.0, help=timeout_help
+    )
+    above_help = "an order that costs no more needs no decision (default: every order needs one)"
+    parser.add_argument(
+        "--approval-above", metavar="AMOUNT", type=float, default=0, help=above_help
+    )
     outage = parser.add_mutually_exclusive_group()
     outage.add_argument(
         "--simulate-inventory-downtime",
         action="store_true",
         help="the inventory service is down and stays down",
     )
-    attempts = "the inventory service is down for the first N attempts, 1 to 3"
+    attempts_help = "the inventory service is down for the first N attempts, 1 to 3"
     outage.add_argument(
-        "--inventory-recovers-after", metavar="N", type=int, choices=(1, 2, 3), help=attempts
+        "--inventory-recovers-after", metavar="N", type=int, choices=(1, 2, 3), help=attempts_help
     )
-    result = "wait for the order to end and print its result as one line of JSON"
-    parser.add_argument("--wait-result", action="store_true", help=result)
-    return parser
-
-
-def main() -> None:
-    """Read the command line and start what it asks for."""
-    parser = create_parser()
+    result_help = "wait for the order to end and print its result as one line of JSON"
+    parser.add_argument("--wait-result", action="store_true", help=result_help)
     arguments = parser.parse_args()
     down = arguments.simulate_inventory_downtime
     try:
@@ -144,15 +141,15 @@ def main() -> None:
         order.check()
     except (ValueError, OverflowError) as error:
         parser.error(str(error))
-    goes_on = "what was started goes on"
+    interrupted = "what was started goes on"
     if arguments.file is None:
         order_id = arguments.workflow_id or f"order-{token_hex(4)}"
-        follow = cli.command("signals.py", "result", order_id)
-        interrupted = f"{goes_on}; follow it with: {follow}"
+        interrupted += f"; follow it with: {cli.command('signals.py', 'result', order_id)}"
         cli.run(start(order_id, order, arguments.wait_result), interrupted=interrupted)
-    if arguments.workflow_id:
+    elif arguments.workflow_id:
         parser.error("--workflow-id does not go with --file")
-    cli.run(start_all(arguments.file, order, arguments.wait_result), interrupted=goes_on)
+    else:
+        cli.run(start_all(arguments.file, order, arguments.wait_result), interrupted=interrupted)
 
 
 if __name__ == "__main__":

@@ -73,14 +73,14 @@ async def work(pid_file: Path, shop_db: Path, metrics_address: str | None) -> No
 def main() -> None:
     """Read the command line and serve orders."""
     parser = ArgumentParser(description="Host the order workflow and its activities.")
-    pid_file = "where to keep the process ID (default: %(default)s)"
+    pid_file_help = "where to keep the process ID (default: %(default)s)"
     parser.add_argument(
-        "--pid-file", metavar="PATH", type=Path, default="worker.pid", help=pid_file
+        "--pid-file", metavar="PATH", type=Path, default="worker.pid", help=pid_file_help
     )
-    shop_db = "where the simulated services keep their books (default: shop.db beside this script)"
-    parser.add_argument("--shop-db", metavar="PATH", type=Path, default=BOOKS, help=shop_db)
-    metrics = "where Prometheus finds metrics, such as 127.0.0.1:9464 (default: nowhere)"
-    parser.add_argument("--metrics-address", metavar="IP:PORT", help=metrics)
+    books_help = "where the services keep their books (default: shop.db beside this script)"
+    parser.add_argument("--shop-db", metavar="PATH", type=Path, default=BOOKS, help=books_help)
+    metrics_help = "where Prometheus finds metrics, such as 127.0.0.1:9464 (default: nowhere)"
+    parser.add_argument("--metrics-address", metavar="IP:PORT", help=metrics_help)
     arguments = parser.parse_args()
     serving = work(arguments.pid_file, arguments.shop_db, arguments.metrics_address)
     run(serving, interrupted="orders wait for the next worker")
