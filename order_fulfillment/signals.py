@@ -19,7 +19,7 @@ VERBS = {
 
 
 async def act(verb: str, order_ids: list[str], decision: ApprovalDecision | None) -> int:
-    """Carry out a verb for each order, and return the exit code."""
+    """Carry out a verb for each order, with the SDK's calls in orders.py; return the exit code."""
     client = await connect()
     several = len(order_ids) > 1
     exit_code = 0
@@ -53,6 +53,8 @@ async def _answer(
             return json.dumps(asdict(await orders.result(order, report)))
     assert decision
     try:
+        # A signal returns once the server has it; only a worker can tell whether it counts. So
+        # this asks the worker, and raises an error if another decision came first.
         await orders.decide(order, decision)
     except (NoWorkerError, progress.WorkflowTaskError) as error:
         report(f"the decision is safe on the server, but not confirmed yet: {cli.explain(error)}")
@@ -63,8 +65,8 @@ async def _answer(
 async def list_pending(limit: int) -> None:
     """Print the orders that wait for a decision, a line each."""
     listed = 0
-    async for order in orders.pending(await connect(), queue_name(TASK_QUEUE)):
-        if listed == limit:
+    async for order in orders.pending(await connect(), queue_name(default=TASK_QUEUE)):
+        if listed >= limit:
             cli.hint(f"more orders are waiting than the limit of {limit}; see them with --limit")
             break
         listed += 1

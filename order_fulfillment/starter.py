@@ -23,8 +23,8 @@ from order_fulfillment.support.connection import NoAnswerError, TemporalError, c
 
 
 async def start(order_id: str, order: Order, wait: bool) -> None:
-    """Start an order, print its ID and, if asked to, its result."""
-    handle = await orders.start(await connect(), order_id, order, queue_name(TASK_QUEUE))
+    """Start an order, with the SDK's calls in orders.py; print its ID and perhaps its result."""
+    handle = await orders.start(await connect(), order_id, order, queue_name(default=TASK_QUEUE))
     cli.say(order_id)
     cli.hint(f"approve it: {cli.command('signals.py', 'approve', order_id)}")
     if wait:
@@ -36,7 +36,7 @@ async def start(order_id: str, order: Order, wait: bool) -> None:
 async def start_all(path: str, model: Order, wait: bool) -> int:
     """Start the orders of a file, and return the exit code. What they leave out, the model has."""
     file = order_file.opened(path)
-    client, queue = await connect(), queue_name(TASK_QUEUE)
+    client, queue = await connect(), queue_name(default=TASK_QUEUE)
     started: list[orders.OrderHandle] = []
     counts = Counter({"started": 0, "existed already": 0, "invalid": 0})
     failed = 0
@@ -52,8 +52,8 @@ async def start_all(path: str, model: Order, wait: bool) -> int:
         except orders.OrderExistsError:
             counts["existed already"] += 1
         except NoAnswerError:
-            raise
-        except (ValueError, TemporalError) as error:
+            raise  # Ends the run: the server is gone.
+        except (ValueError, TemporalError) as error:  # Some lines only the server refuses.
             counts["invalid"] += 1
             cli.hint(f"{place}: {error}")
         else:
@@ -67,7 +67,7 @@ async def start_all(path: str, model: Order, wait: bool) -> int:
         nonlocal failed
         try:
             cli.say(json.dumps(asdict(await orders.result(order))))
-        except orders.OrderFailedError as error:
+        except orders.OrderFailedError as error:  # Any other error ends the run.
             failed += 1
             cli.hint(f"error: {error}")
 
@@ -121,7 +121,7 @@ def main() -> None:
         action="store_true",
         help="the inventory service is down and stays down",
     )
-    attempts_help = "the inventory service is down for the first N attempts, 1 to 3"
+    attempts_help = "the inventory service is down for the first N of the four attempts, 1 to 3"
     outage.add_argument(
         "--inventory-recovers-after", metavar="N", type=int, choices=(1, 2, 3), help=attempts_help
     )

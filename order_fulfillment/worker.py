@@ -35,11 +35,12 @@ def create_worker(client: Client, task_queue: str, services: ShopServices) -> Wo
         # Starters put orders on this queue; any number of workers take them from it.
         task_queue=task_queue,
         workflows=[OrderWorkflow],
+        # They are coroutines, which need no executor; the services have a thread of their own.
         activities=[steps.process_payment, steps.reserve_inventory, steps.deliver_order],
         # Python runs one thread at a time, so a few are enough for the code of all workflows. The
         # default, one for each workflow task at a time, costs six percent more CPU.
         workflow_task_executor=ThreadPoolExecutor(4),
-        # A signal without an argument, say from the Web UI, would stall the order.
+        # Drops a signal without an argument, say from the Web UI, which would stall the order.
         interceptors=[SignalGuard()],
         # Time for running activities to finish once the worker is told to stop.
         graceful_shutdown_timeout=timedelta(seconds=ACTIVITY_SECONDS),
@@ -55,28 +56,27 @@ def create_worker(client: Client, task_queue: str, services: ShopServices) -> Wo
 
 async def work(pid_file: Path, shop_db: Path, metrics_address: str | None) -> None:
     """Serve orders until told to stop by SIGTERM, by Ctrl-C, or because the terminal closes."""
+    client = await connect(set_up_telemetry(metrics_address))
+    worker = create_worker(client, queue_name(default=TASK_QUEUE), ShopServices(shop_db))
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # As `nohup` does with SIGHUP.
             loop.add_signal_handler(number, stop.set)
-    client = await connect(set_up_telemetry(metrics_address))
-    worker = create_worker(client, queue_name(TASK_QUEUE), ShopServices(shop_db))
     with held(pid_file), suppress(TimeoutError):
         async with asyncio.timeout(None) as deadline, worker:
             where = client.namespace, client.service_client.config.target_host
             logger.info("Worker is polling %r of namespace %r at %s", worker.task_queue, *where)
             await stop.wait()
-            # A server that gives no answer would hold up the SDK's shutdown for half a minute.
+            # Two seconds more for their results. Without this TimeoutError, a server that gives no
+            # answer would hold up the SDK's shutdown for half a minute.
             deadline.reschedule(loop.time() + ACTIVITY_SECONDS + 2)
 
 
 def main() -> None:
     """Read the command line and serve orders."""
     parser = ArgumentParser(description="Host the order workflow and its activities.")
-    pid_file_help = "where to keep the process ID (default: %(default)s)"
-    parser.add_argument(
-        "--pid-file", metavar="PATH", type=Path, default="worker.pid", help=pid_file_help
-    )
+    id_help = "where to keep the process ID, for `kill` (default: %(default)s)"
+    parser.add_argument("--pid-file", metavar="PATH", type=Path, default="worker.pid", help=id_help)
     books_help = "where the services keep their books (default: shop.db beside this script)"
     parser.add_argument("--shop-db", metavar="PATH", type=Path, default=BOOKS, help=books_help)
     metrics_help = "where Prometheus finds metrics, such as 127.0.0.1:9464 (default: nowhere)"

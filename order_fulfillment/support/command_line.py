@@ -83,7 +83,7 @@ async def side_by_side[T](act: Callable[[T], Awaitable[object]], items: Iterable
     reader = ThreadPoolExecutor(1)
 
     async def act_on_next() -> None:
-        while item := await loop.run_in_executor(reader, next, waiting, None):
+        while (item := await loop.run_in_executor(reader, next, waiting, None)) is not None:
             await act(item)
 
     await asyncio.gather(*(act_on_next() for _ in range(SIDE_BY_SIDE)))

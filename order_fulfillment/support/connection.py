@@ -85,15 +85,14 @@ async def connect(runtime: Runtime | None = None) -> Client:
         raise TemporalError(f"Temporal's environment configuration is broken: {error}") from None
     address = config.setdefault("target_host", "localhost:7233")
     namespace = config.setdefault("namespace", "default")
+    request = DescribeNamespaceRequest(namespace=namespace)
     # By default the SDK's Rust core logs to stdout, which is for results.
     runtime = runtime or Runtime(telemetry=TelemetryConfig(logging=None))
     try:
         # The SDK waits for ever for a listener that accepts a connection and says nothing.
         async with server_errors():
             client = await Client.connect(**config, runtime=runtime)
-            await client.workflow_service.describe_namespace(
-                DescribeNamespaceRequest(namespace=namespace)
-            )
+            await client.workflow_service.describe_namespace(request)
     except NotFoundError:
         raise TemporalError(f"there is no namespace {namespace!r} at {address}") from None
     except NoAnswerError:
