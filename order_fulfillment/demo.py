@@ -177,14 +177,11 @@ def main() -> None:
     )
     all = f"play this one; repeat it for several (default: all): {', '.join(names)}"
     parser.add_argument("--scenario", metavar="NAME", action="append", choices=names, help=all)
-    parser.add_argument(
-        "--keep", action="store_true", help="hold server and worker at the end, until Ctrl-C"
-    )
+    keep_help = "hold server and worker at the end, until Ctrl-C"
+    parser.add_argument("--keep", action="store_true", help=keep_help)
     arguments = parser.parse_args()
-    run(
-        play(arguments.scenario or names, arguments.keep),
-        interrupted="whatever the demo started is stopped",
-    )
+    playing = play(arguments.scenario or names, arguments.keep)
+    run(playing, interrupted="whatever the demo started is stopped")
 
 
 if __name__ == "__main__":

@@ -29,4 +29,6 @@ def held(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            path.unlink(missing_ok=True)
+            # Somebody may have removed it meanwhile, and the next worker have its own there.
+            if path.exists() and path.read_text() == f"{os.getpid()}\n":
+                path.unlink()
