@@ -143,6 +143,8 @@ async def play(names: list[str], keep: bool) -> int:
         try:
             await shell.start_server()
             await shell.type("uv run worker.py > worker.log 2>&1 &\n")
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await shell.type("until [ -e worker.pid ]; do sleep 0.1; done\n")
             for name in names:
                 scenario, began = scenarios()[name], time.monotonic()
                 console.print(f"\n{name}", style="bold")
