@@ -155,6 +155,11 @@ async def status(order: OrderHandle, report: Report = lambda news: None) -> str:
         report(failed)
     match description.status:
         case WorkflowExecutionStatus.RUNNING:
+            # While its workflow task fails, the server keeps a query waiting at first.
+            if description.raw_description.pending_workflow_task.attempt > 1:
+                obstacle = await progress.obstacle(order)
+                if isinstance(obstacle, progress.WorkflowTaskError):
+                    raise obstacle
             return str(await _query(order, "status"))
         case WorkflowExecutionStatus.COMPLETED:
             return (await result(order)).status

@@ -50,12 +50,7 @@ def explain(error: Exception) -> str:
 
 def printable(text: str) -> str:
     """Show control characters instead of letting the terminal obey them."""
-    if text.isprintable():  # Every line of the worker's log comes here, and few need more.
-        return text
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode()
-        for character in text
-    )
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def say(*fields: str, file: Any = None) -> None:
