@@ -28,7 +28,7 @@ async def act(verb: str, order_ids: list[str], decision: ApprovalDecision | None
         nonlocal exit_code
         prefix = f"{order_id}: " if several else ""
         try:
-            order = await orders.find(client, order_id)
+            order = await orders.find(client, order_id)  # It asks the server: IDs may be wrong.
             answer = await _answer(order, verb, decision, lambda news: cli.hint(f"{prefix}{news}"))
         except TemporalError as error:
             cli.hint(f"error: {prefix}{cli.explain(error)}")

@@ -35,7 +35,7 @@ async def start(order_id: str, order: Order, wait: bool) -> None:
 
 async def start_all(path: str, model: Order, wait: bool) -> int:
     """Start the orders of a file, and return the exit code. What they leave out, the model has."""
-    file = order_file.opened(path)
+    file = order_file.opened(path)  # First, so that a wrong path is told at once.
     client, queue = await connect(), queue_name(default=TASK_QUEUE)
     started: list[orders.OrderHandle] = []
     counts = Counter({"started": 0, "existed already": 0, "invalid": 0})
@@ -49,7 +49,7 @@ async def start_all(path: str, model: Order, wait: bool) -> int:
             order_id = order_id or f"order-{token_hex(8)}"
             # So many orders at once may keep the server busy.
             handle = await orders.start(client, order_id, order, queue, seconds=30)
-        except orders.OrderExistsError:
+        except orders.OrderExistsError:  # Started by an earlier run with the same file.
             counts["existed already"] += 1
         except NoAnswerError:
             raise  # Ends the run: the server is gone.
@@ -128,7 +128,7 @@ def main() -> None:
     result_help = "wait for the order to end and print its result as one line of JSON"
     parser.add_argument("--wait-result", action="store_true", help=result_help)
     arguments = parser.parse_args()
-    down = arguments.simulate_inventory_downtime
+    never = arguments.simulate_inventory_downtime
     try:
         order = Order(
             customer_name=arguments.name,
@@ -136,7 +136,7 @@ def main() -> None:
             card=Card("tok_sample", arguments.card_expiry),
             approval_timeout=arguments.approval_timeout,
             approval_above_cents=round(100 * arguments.approval_above),
-            simulation=Simulation(None if down else arguments.inventory_recovers_after or 0),
+            simulation=Simulation(None if never else arguments.inventory_recovers_after or 0),
         )
         order.check()
     except (ValueError, OverflowError) as error:
