@@ -53,8 +53,8 @@ async def _answer(
             return json.dumps(asdict(await orders.result(order, report)))
     assert decision
     try:
-        # A signal returns once the server has it; only a worker can tell whether it counts. So
-        # this asks the worker, and raises an error if another decision came first.
+        # A signal is safe on the server even if no worker runs, which an update is not. But only
+        # a worker can tell whether it counts: so this asks, and raises an error if it does not.
         await orders.decide(order, decision)
     except (NoWorkerError, progress.WorkflowTaskError) as error:
         report(f"the decision is safe on the server, but not confirmed yet: {cli.explain(error)}")

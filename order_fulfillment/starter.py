@@ -138,7 +138,7 @@ def main() -> None:
             approval_above_cents=round(100 * arguments.approval_above),
             simulation=Simulation(None if never else arguments.inventory_recovers_after or 0),
         )
-        order.check()
+        order.check()  # Not when it is decoded: accepted orders outlive a change of the limits.
     except (ValueError, OverflowError) as error:
         parser.error(str(error))
     interrupted = "what was started goes on"

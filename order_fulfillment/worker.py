@@ -56,7 +56,7 @@ def create_worker(client: Client, task_queue: str, services: ShopServices) -> Wo
 
 async def work(pid_file: Path, shop_db: Path, metrics_address: str | None) -> None:
     """Serve orders until told to stop by SIGTERM, by Ctrl-C, or because the terminal closes."""
-    client = await connect(set_up_telemetry(metrics_address))
+    client = await connect(set_up_telemetry(metrics_address))  # Reads TEMPORAL_ADDRESS and so on.
     worker = create_worker(client, queue_name(default=TASK_QUEUE), ShopServices(shop_db))
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
