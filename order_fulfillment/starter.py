@@ -128,7 +128,7 @@ def main() -> None:
     result_help = "wait for the order to end and print its result as one line of JSON"
     parser.add_argument("--wait-result", action="store_true", help=result_help)
     arguments = parser.parse_args()
-    never = arguments.simulate_inventory_downtime
+    lasting = arguments.simulate_inventory_downtime
     try:
         order = Order(
             customer_name=arguments.name,
@@ -136,7 +136,7 @@ def main() -> None:
             card=Card("tok_sample", arguments.card_expiry),
             approval_timeout=arguments.approval_timeout,
             approval_above_cents=round(100 * arguments.approval_above),
-            simulation=Simulation(None if never else arguments.inventory_recovers_after or 0),
+            simulation=Simulation(None if lasting else arguments.inventory_recovers_after or 0),
         )
         order.check()  # Not when it is decoded: accepted orders outlive a change of the limits.
     except (ValueError, OverflowError) as error:

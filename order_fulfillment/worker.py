@@ -61,7 +61,7 @@ async def work(pid_file: Path, shop_db: Path, metrics_address: str | None) -> No
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # As `nohup` does with SIGHUP.
-            loop.add_signal_handler(number, stop.set)  # Windows has none, so it needs WSL.
+            loop.add_signal_handler(number, stop.set)  # On Windows, use WSL.
     with held(pid_file), suppress(TimeoutError):
         async with asyncio.timeout(None) as deadline, worker:
             where = client.namespace, client.service_client.config.target_host
