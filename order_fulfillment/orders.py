@@ -126,7 +126,7 @@ async def decide(order: OrderHandle, decision: ApprovalDecision) -> None:
 
 async def pending(client: Client, task_queue: str = TASK_QUEUE) -> AsyncIterator[PendingOrder]:
     """The orders that wait for a decision, oldest first. It needs no worker."""
-    async with connection.server_errors():
+    async with connection.server_errors(30):  # A crowd of orders keeps the server busy.
         running = [
             workflow
             async for workflow in client.list_workflows(
@@ -137,7 +137,7 @@ async def pending(client: Client, task_queue: str = TASK_QUEUE) -> AsyncIterator
     running.sort(key=lambda workflow: workflow.start_time)
     for group in batched(running, 50):
         handles = [client.get_workflow_handle(workflow.id) for workflow in group]
-        async with connection.server_errors():
+        async with connection.server_errors(30):
             descriptions = await asyncio.gather(*(handle.describe() for handle in handles))
         for order in descriptions:
             if progress.waits_for_decision(order):
