@@ -132,9 +132,9 @@ def sides(address: str, stack: ExitStack) -> Iterator[Side]:
         environment = {"TEMPORAL_ADDRESS": address, "TEMPORAL_TASK_QUEUE": f"benchmark-{name}"}
         folder = Path(stack.enter_context(TemporaryDirectory()))
         shop = Shop(folder, clean_environment() | environment)
-        process = stack.enter_context(shop.worker(script=script)).process
+        worker = stack.enter_context(shop.worker(script=script))
         start = start | {"task_queue": shop.task_queue}
-        yield Side(name, start, signal, psutil.Process(process.pid))
+        yield Side(name, start, signal, psutil.Process(worker.pid))
 
 
 async def compare(

@@ -2,11 +2,11 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +16,8 @@ from uuid import uuid4
 import pytest
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
+
+from tests.script import Script, wait_until
 
 SCRIPTS = Path(__file__).parent.parent / "order_fulfillment"
 WORKFLOW_BUG = '# raise RuntimeError("workflow bug!")'
@@ -61,20 +63,6 @@ def clean_environment() -> dict[str, str]:
         if not name.startswith("TEMPORAL_") and name != "PYTHONDONTWRITEBYTECODE"
     }
     return environment | {"TEMPORAL_CONFIG_FILE": os.devnull, "NO_COLOR": "1"}
-
-
-def wait_until[T](condition: Callable[[], T], what: str, seconds: float = 30) -> T:
-    """Wait for a condition to hold, and return what it returned.
-
-    Raises:
-        AssertionError: when it does not hold in time.
-    """
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if result := condition():
-            return result
-        time.sleep(0.05)
-    raise AssertionError(f"waited {seconds} seconds for {what}")
 
 
 def one_line(stderr: str) -> str:
@@ -130,7 +118,7 @@ class Shop:
     @property
     def log(self) -> str:
         """Everything this shop's workers have logged so far."""
-        return "".join(log.read_text() for log in self.folder.glob("worker-*.log"))
+        return "".join(log.read_text() for log in self.folder.glob("worker-*.stderr"))
 
     def with_change(self, file: str, old: str, new: str) -> "Shop":
         """The same shop, run by a copy of the code with a change in it."""
@@ -147,14 +135,11 @@ class Shop:
         """The same shop, run by a copy of the code with the sample's bug uncommented."""
         return self.with_change("workflow.py", WORKFLOW_BUG, WORKFLOW_BUG.removeprefix("# "))
 
-    def run(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def run(self, script: str, *arguments: str) -> Script:
         """Run a script to its end."""
-        process = self.start(script, *arguments)
-        try:
-            stdout, stderr = process.communicate(timeout=60)
-        finally:
-            process.kill()
-        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+        running = self.start(script, *arguments)
+        assert running.wait() is not None
+        return running
 
     def temporal(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the Temporal CLI to its end."""
@@ -167,65 +152,39 @@ class Shop:
             check=False,
         )
 
-    def start(self, script: str, *arguments: str) -> subprocess.Popen[str]:
-        """Start a script and go on."""
-        return subprocess.Popen(
-            self._command(script, arguments),
+    def bash(self, pipeline: str) -> subprocess.CompletedProcess[str]:
+        """Run a script in a pipeline to its end, and return the script's exit code."""
+        return subprocess.run(
+            ["bash", "-c", f'"$PYTHON" "$SCRIPTS"/{pipeline}; exit ${{PIPESTATUS[0]}}'],
             cwd=self.folder,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            env=self.environment | {"PYTHON": sys.executable, "SCRIPTS": str(self.scripts)},
+            capture_output=True,
             text=True,
+            timeout=60,
+            check=False,
         )
 
-    def _command(self, script: str | Path, arguments: tuple[str, ...]) -> list[str | Path]:
+    def start(self, script: str | Path, *arguments: str) -> Script:
+        """Start a script and go on."""
         if script == "worker.py" and "--shop-db" not in arguments:
             arguments = (*arguments, "--shop-db", str(self.books))
-        return [sys.executable, self.scripts / script, *arguments]
+        return Script(self.scripts / script, arguments, self.folder, self.environment)
 
     @contextmanager
-    def worker(
-        self, *arguments: str, script: str | Path = "worker.py"
-    ) -> Iterator["RunningWorker"]:
+    def worker(self, *arguments: str, script: str | Path = "worker.py") -> Iterator[Script]:
         """Run the real worker, stopped at the end if it still runs."""
-        log = self.folder / f"worker-{uuid4().hex[:6]}.log"
-        with log.open("w") as stderr:
-            process = subprocess.Popen(
-                self._command(script, arguments),
-                cwd=self.folder,
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=stderr,
-                stderr=stderr,
-            )
-        worker = RunningWorker(process, log)
+        worker = self.start(script, *arguments)
         try:
             wait_until(
-                lambda: " is polling " in worker.log or process.poll() is not None,
+                lambda: " is polling " in worker.stderr or worker.returncode is not None,
                 "the worker to poll",
             )
-            assert " is polling " in worker.log
+            assert " is polling " in worker.stderr
             yield worker
         finally:
-            process.terminate()
-            try:
-                process.wait(timeout=15)
-            finally:
-                process.kill()
-
-
-@dataclass
-class RunningWorker:
-    """A worker process, and what it has logged."""
-
-    process: subprocess.Popen[bytes]
-    log_file: Path
-
-    @property
-    def log(self) -> str:
-        """Everything the worker has logged so far."""
-        return self.log_file.read_text()
+            worker.send(signal.SIGTERM)
+            if worker.wait(15) is None:
+                worker.kill()
 
 
 @pytest.fixture(scope="session")

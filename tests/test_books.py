@@ -1,6 +1,7 @@
 """Each step of an order takes effect once in the services' books, however often it is attempted."""
 
 import asyncio
+import signal
 import sqlite3
 import subprocess
 from contextlib import closing
@@ -66,7 +67,7 @@ async def test_a_worker_killed_between_commit_and_answer_leaves_one_row(
         log = f'activity.logger.info("{step}'
         deadly = shop.with_change("activities.py", log, f"{death}; {log}")
         with deadly.worker() as worker:
-            await asyncio.to_thread(worker.process.wait, 20)
+            assert await asyncio.to_thread(worker.wait, 20) == -signal.SIGKILL
         before, rows = rows, query(shop, "SELECT * FROM ledger")
         assert (rows[: len(before)], len(rows)) == (before, len(before) + 1)
 
@@ -161,7 +162,7 @@ async def test_books_that_are_locked_for_a_while_cost_attempts_but_no_order(
             await order.signal(OrderWorkflow.approve_order, APPROVED)
 
             async def failed() -> bool:
-                return "database is locked" in worker.log
+                return "database is locked" in worker.stderr
 
             await until(failed, "an attempt to fail")
             other.execute("ROLLBACK")

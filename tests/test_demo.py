@@ -23,9 +23,9 @@ from tests.conftest import (
     copy_of_the_scripts,
     free_port,
     listens,
-    wait_until,
 )
 from tests.history import place, until_status
+from tests.script import wait_until
 
 README = SCRIPTS.parent / "README.md"
 SCENARIOS = [
@@ -168,6 +168,18 @@ async def test_an_interrupted_demo_leaves_a_running_server_as_it_was(
     await until_status(mine, OrderStatus.AWAITING_APPROVAL)
 
 
+def test_the_readme_shows_what_the_demo_prints(whole_demo: RunningDemo) -> None:
+    assert whole_demo.end() == 0, whole_demo.output
+
+    assert re.findall(
+        r"^([a-z-]+) +(not seen|seen) +[0-9.]+ *$", whole_demo.output, re.MULTILINE
+    ) == [(name, "seen") for name in SCENARIOS]
+    assert whole_demo.output.count("\nNotice: ") == 8
+    assert "Traceback" not in whole_demo.output
+    assert "\x1b" not in whole_demo.output
+    assert whole_demo.has_left_nothing()
+
+
 def test_an_output_that_differs_from_the_readme_is_an_error(
     dev_server: Client, tmp_path: Path
 ) -> None:
@@ -191,18 +203,6 @@ def test_an_output_that_differs_from_the_readme_is_an_error(
     assert "Not seen: error: order 'order-a671252a' failed at process_payment: Pay" in demo.output
     assert re.search("\ninvalid-payment +not seen ", demo.output)
     assert re.search("\nhappy-path +seen ", demo.output)
-
-
-def test_the_readme_shows_what_the_demo_prints(whole_demo: RunningDemo) -> None:
-    assert whole_demo.end() == 0, whole_demo.output
-
-    assert re.findall(
-        r"^([a-z-]+) +(not seen|seen) +[0-9.]+ *$", whole_demo.output, re.MULTILINE
-    ) == [(name, "seen") for name in SCENARIOS]
-    assert whole_demo.output.count("\nNotice: ") == 8
-    assert "Traceback" not in whole_demo.output
-    assert "\x1b" not in whole_demo.output
-    assert whole_demo.has_left_nothing()
 
 
 def test_the_readme_starts_and_stops_a_worker_as_the_specification_does(shop: Shop) -> None:

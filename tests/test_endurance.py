@@ -9,6 +9,7 @@ import json
 import random
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 from collections import Counter
@@ -42,8 +43,8 @@ def test_the_interpreter_never_shuts_down(open_shop: Shop) -> None:
     (site / "sitecustomize.py").write_text("import atexit; atexit.register(print, 'shut down')")
     observed = replace(open_shop, environment=open_shop.environment | {"PYTHONPATH": str(site)})
 
-    unknown = observed.run("signals.py", "status", "order-unknown")
-    refused = observed.run("signals.py")
+    unknown = observed.bash("signals.py status order-unknown")
+    refused = observed.bash("signals.py")
 
     assert unknown.stdout == ""
     assert refused.stdout == "shut down\n"  # Without the SDK there is nothing to avoid.
@@ -72,10 +73,8 @@ async def test_killed_workers_lose_nothing_and_do_nothing_twice(
     def kill_workers() -> None:
         for _ in range(kills):
             with slow.worker() as worker:
-                try:
-                    worker.process.wait(timeout=random.uniform(0, 2))
-                except subprocess.TimeoutExpired:
-                    worker.process.kill()
+                worker.wait(random.uniform(0, 2))
+                worker.kill()
 
     approving = asyncio.gather(*(approve_sometime(number) for number in range(len(orders))))
     await asyncio.to_thread(kill_workers)
@@ -153,21 +152,19 @@ async def test_a_killed_server_forgets_nothing(tmp_path: Path) -> None:
                 await until_status(order, OrderStatus.AWAITING_APPROVAL)
 
             waiting = shop.start("signals.py", "result", expiring.id)
-            assert waiting.stderr is not None
-            assert waiting.stderr.readline() == "status: AWAITING_APPROVAL\n"
+            waiting.until_prints("status: AWAITING_APPROVAL\n")
 
-        line = await asyncio.to_thread(waiting.stderr.readline)
-        assert line == "still waiting: the Temporal server gave no answer\n"
+        waiting.until_prints("still waiting: the Temporal server gave no answer\n")
         with dev_server_on(port, database):
             await approved.signal(OrderWorkflow.approve_order, APPROVED)
             results = [await order.result() for order in (approved, expiring)]
 
             assert [result.status for result in results] == ["FULFILLED", "EXPIRED"]
-            stdout, stderr = await asyncio.to_thread(waiting.communicate, timeout=30)
-            assert (waiting.returncode, json.loads(stdout)["status"]) == (0, "EXPIRED"), stderr
-            assert worker.process.poll() is None
-            worker.process.terminate()
-            assert await asyncio.to_thread(worker.process.wait, 15) == 0
+            assert await asyncio.to_thread(waiting.wait) == 0, waiting.stderr
+            assert json.loads(waiting.stdout)["status"] == "EXPIRED"
+            assert worker.returncode is None
+            worker.send(signal.SIGTERM)
+            assert await asyncio.to_thread(worker.wait, 15) == 0
 
 
 async def test_one_of_two_workers_is_stopped_and_the_other_takes_over(
@@ -195,16 +192,16 @@ async def test_one_of_two_workers_is_stopped_and_the_other_takes_over(
             await order.signal(OrderWorkflow.approve_order, APPROVED)
         for order in orders[:half]:
             await until_event(order, "TIMER_CANCELED")
-        leaving.process.terminate()
+        leaving.send(signal.SIGTERM)
         for order in orders[half:]:
             await order.signal(OrderWorkflow.approve_order, APPROVED)
         async with asyncio.timeout(30):
             results = await asyncio.gather(*(order.result() for order in orders))
-        assert await asyncio.to_thread(leaving.process.wait, 15) == 0
+        assert await asyncio.to_thread(leaving.wait, 15) == 0
 
     assert {result.status for result in results} == {OrderStatus.FULFILLED}
-    assert "Captured" in staying.log
-    assert "Captured" in leaving.log
+    assert "Captured" in staying.stderr
+    assert "Captured" in leaving.stderr
     happened = Counter[str]()
     for order in orders:
         assert await attempts(order) == [1, 1, 1]

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
@@ -18,8 +17,9 @@ from order_fulfillment import starter
 from order_fulfillment.shared import Order
 from order_fulfillment.support import command_line as cli
 from order_fulfillment.support.command_line import printable
-from tests.conftest import SCRIPTS, Shop, one_line, wait_until
+from tests.conftest import Shop, one_line
 from tests.history import details
+from tests.script import wait_until
 
 HOSTILE = (
     "'\"`$(id);&|*?~!\\ \r\n\t\x07\x1b]0;title\x07\x1b[2J\x9b31m\x85\u2028"
@@ -89,14 +89,7 @@ def test_larger_text_is_refused(shop: Shop, too_large: str) -> None:
 def test_output_that_nobody_reads_is_no_error(
     shop: Shop, arguments: str, stdout: int, stderr: int
 ) -> None:
-    run = subprocess.run(
-        ["bash", "-c", f'"$PYTHON" "$SCRIPTS"/{arguments}; exit ${{PIPESTATUS[0]}}'],
-        cwd=shop.folder,
-        env=shop.environment | {"PYTHON": sys.executable, "SCRIPTS": str(SCRIPTS)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    run = shop.bash(arguments)
 
     assert run.returncode == 0, run.stderr
     assert (run.stdout.count("\n"), run.stderr.count("\n")) == (stdout, stderr)

@@ -14,9 +14,9 @@ def test_a_second_worker_is_refused_and_told_who_the_first_one_is(shop: Shop) ->
         second = shop.run("worker.py")
 
         assert second.returncode == 1
-        error = f"error: 'worker.pid' is held by worker {worker.process.pid}"
+        error = f"error: 'worker.pid' is held by worker {worker.pid}"
         assert one_line(second.stderr).startswith(error)
-        assert worker.process.poll() is None
+        assert worker.returncode is None
 
     assert not (shop.folder / "worker.pid").exists()
 

@@ -18,6 +18,7 @@ from order_fulfillment.support import command_line as cli
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop, one_line
 from tests.history import ORDER, place, until_status
+from tests.script import wait_until
 
 
 def test_the_starter_prints_the_order_id_and_nothing_else(open_shop: Shop) -> None:
@@ -169,22 +170,23 @@ async def test_orders_that_end_without_a_result_have_the_servers_word(
     )
     ids = [canceled.id, terminated.id, timed_out.id]
     waiting = open_shop.start("signals.py", "result", *ids)
-    assert waiting.stderr
-    assert "status: " in waiting.stderr.readline()
+    waiting.until_prints("status: ")
     await canceled.cancel()
     await terminated.terminate(reason="out of stock")
-    stdout, stderr = await asyncio.to_thread(waiting.communicate, timeout=30)
+    await asyncio.to_thread(waiting.wait)
 
     status = open_shop.run("signals.py", "status", *ids)
 
-    assert (waiting.returncode, stdout) == (1, "")
+    assert (waiting.returncode, waiting.stdout) == (1, "")
     ends = (
         "was canceled before",
         "was closed by the server: out of stock",
         "was closed by the server",
     )
     for order_id, end in zip(ids, ends, strict=True):
-        assert re.search(f"^error: {order_id}: .* {end}", stderr, re.MULTILINE), stderr
+        assert re.search(f"^error: {order_id}: .* {end}", waiting.stderr, re.MULTILINE), (
+            waiting.stderr
+        )
     assert (status.returncode, sorted(status.stdout.splitlines())) == (
         0,
         sorted(map("\t".join, zip(ids, ("CANCELED", "TERMINATED", "TIMED_OUT"), strict=True))),
@@ -252,21 +254,19 @@ async def test_interrupted_waiting_leaves_the_order_alone(
 ) -> None:
     if arguments[0] == "starter.py":
         waiting = open_shop.start(*arguments)
-        assert waiting.stdout is not None
-        order_id = waiting.stdout.readline().strip()
+        order_id = wait_until(lambda: waiting.stdout, "its ID").strip()
     else:
         order_id = (await place(dev_server, open_shop.task_queue)).id
         waiting = open_shop.start(*arguments, order_id)
-        assert waiting.stderr is not None
-        assert "status: " in waiting.stderr.readline()
+        waiting.until_prints("status: ")
 
-    waiting.send_signal(signal.SIGINT)
-    _, stderr = waiting.communicate(timeout=10)
+    waiting.send(signal.SIGINT)
 
-    assert waiting.returncode == 130
-    assert "interrupted: " in stderr.splitlines()[-1]
-    assert re.search("go(es)? on", stderr.splitlines()[-1])
-    assert order_id in stderr.splitlines()[-1]
+    assert waiting.wait(10) == 130
+    last = waiting.stderr.splitlines()[-1]
+    assert "interrupted: " in last
+    assert re.search("go(es)? on", last)
+    assert order_id in last
     order = dev_server.get_workflow_handle_for(OrderWorkflow.run, order_id)
     await until_status(order, OrderStatus.AWAITING_APPROVAL)
 
@@ -277,22 +277,21 @@ async def test_a_waiting_script_follows_a_reset_and_says_so(
     order = await place(dev_server, open_shop.task_queue)
     await until_status(order, OrderStatus.AWAITING_APPROVAL)
     waiting = open_shop.start("signals.py", "result", order.id)
-    assert waiting.stderr
-    assert "AWAITING_APPROVAL" in waiting.stderr.readline()
+    waiting.until_prints("AWAITING_APPROVAL")
 
     reset = open_shop.temporal(
         *("workflow", "reset", "--workflow-id", order.id, "--event-id", "4", "--reason", "test")
     )
-    assert "the workflow was reset; the order goes on in run " in waiting.stderr.readline()
+    waiting.until_prints("the workflow was reset; the order goes on in run ")
     again = dev_server.get_workflow_handle_for(OrderWorkflow.run, order.id)
     await again.signal(OrderWorkflow.approve_order, ApprovalDecision(approved=True))
-    stdout, _ = waiting.communicate(timeout=30)
 
+    assert await asyncio.to_thread(waiting.wait) == 0
     assert reset.returncode == 0, reset.stderr
-    assert (waiting.returncode, json.loads(stdout)["status"]) == (0, "FULFILLED")
+    assert json.loads(waiting.stdout)["status"] == "FULFILLED"
 
 
-def test_an_order_that_is_retried_for_ever_says_why(shop: Shop) -> None:
+async def test_an_order_that_is_retried_for_ever_says_why(shop: Shop) -> None:
     broken = shop.with_change(
         "services.py",
         "            if amount_cents < 1:",
@@ -301,17 +300,14 @@ def test_an_order_that_is_retried_for_ever_says_why(shop: Shop) -> None:
     error = "process_payment, attempt 1 failed: KeyError: 'rate'"
     with broken.worker():
         waiting = shop.start("starter.py", "--wait-result")
-        assert waiting.stdout
-        assert waiting.stderr
-        order_id = waiting.stdout.readline().strip()
-        seen = [waiting.stderr.readline() for _ in range(2)]
+        order_id = wait_until(lambda: waiting.stdout, "its ID").strip()
+        waiting.until_prints(f"\n{error}\n")
         status = shop.run("signals.py", "status", order_id)
         canceled = shop.temporal("workflow", "cancel", "--workflow-id", order_id)
-        waiting.communicate(timeout=30)
+        assert waiting.wait() == 1
         after = shop.run("signals.py", "status", order_id)
 
-    assert seen[1] == f"{error}\n"
     assert status.stdout == "PROCESSING_PAYMENT\n"
     assert re.fullmatch(r"process_payment, attempt \d+ failed: KeyError: 'rate'\n", status.stderr)
     assert canceled.returncode == 0
-    assert (waiting.returncode, after.stdout) == (1, "CANCELED\n")
+    assert after.stdout == "CANCELED\n"

@@ -10,8 +10,9 @@ from temporalio.client import Client
 from order_fulfillment.orders import QUERY_SECONDS
 from order_fulfillment.shared import ApprovalDecision, OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
-from tests.conftest import Shop, one_line, wait_until
+from tests.conftest import Shop, one_line
 from tests.history import create_worker, events, place, until_status
+from tests.script import wait_until
 
 APPROVED = ApprovalDecision(approved=True)
 
@@ -24,41 +25,39 @@ async def test_without_a_worker_nothing_is_lost_and_everyone_is_told(
     approving = shop.start("signals.py", "approve", order_id, "--note", "Nobody home")
     waiting = shop.start("signals.py", "result", order_id)
 
-    asked = asking.communicate(timeout=30)
+    assert asking.wait() == 1
     assert time.monotonic() - began < 15
-    approved = approving.communicate(timeout=30)
-    assert waiting.poll() is None
+    assert approving.wait() == 0
+    assert waiting.returncode is None
     with shop.worker():
-        stdout, stderr = waiting.communicate(timeout=30)
+        assert waiting.wait() == 0
 
-    assert (asking.returncode, asked[0]) == (1, "")
-    assert "no worker answers; start one with: uv run " in one_line(asked[1])
-    assert (approving.returncode, approved[0]) == (0, "")
-    assert "the decision is safe on the server" in one_line(approved[1])
-    assert (waiting.returncode, json.loads(stdout)["message"]) == (0, "approved: Nobody home")
-    assert stderr.count("no worker answers") == 1
+    assert (asking.stdout, approving.stdout) == ("", "")
+    assert "no worker answers; start one with: uv run " in one_line(asking.stderr)
+    assert "the decision is safe on the server" in one_line(approving.stderr)
+    assert json.loads(waiting.stdout)["message"] == "approved: Nobody home"
+    assert waiting.stderr.count("no worker answers") == 1
 
 
 async def test_a_workflow_bug_is_told_and_recovered_from(shop: Shop, dev_server: Client) -> None:
     with shop.with_workflow_bug().worker() as buggy_worker:
         waiting = shop.start("starter.py", "Bug", "--approval-timeout", "60", "--wait-result")
-        assert waiting.stdout is not None
-        order_id = waiting.stdout.readline().strip()
-        wait_until(lambda: "workflow bug!" in buggy_worker.log, "the workflow task to fail")
+        order_id = wait_until(lambda: waiting.stdout, "its ID").strip()
+        wait_until(lambda: "workflow bug!" in buggy_worker.stderr, "the workflow task to fail")
         began = time.monotonic()
         asked = shop.run("signals.py", "status", order_id)
         assert time.monotonic() - began < QUERY_SECONDS
     order = dev_server.get_workflow_handle_for(OrderWorkflow.run, order_id)
     with shop.worker():
         await order.signal(OrderWorkflow.approve_order, APPROVED)
-        stdout, stderr = waiting.communicate(timeout=30)
+        assert waiting.wait() == 0
 
     assert (asked.returncode, asked.stdout) == (1, "")
     assert "the workflow task of order" in one_line(asked.stderr)
     assert "RuntimeError: workflow bug!" in asked.stderr
-    assert "Traceback" in buggy_worker.log
-    assert (waiting.returncode, json.loads(stdout)["status"]) == (0, "FULFILLED")
-    assert stderr.count("fails: RuntimeError: workflow bug!") == 1
+    assert "Traceback" in buggy_worker.stderr
+    assert json.loads(waiting.stdout.splitlines()[1])["status"] == "FULFILLED"
+    assert waiting.stderr.count("fails: RuntimeError: workflow bug!") == 1
     happened = await events(order)
     assert "WORKFLOW_TASK_FAILED" in happened
     assert happened.count("ACTIVITY_TASK_COMPLETED") == 3
@@ -81,13 +80,13 @@ async def test_a_workflow_bug_is_told_of_an_order_that_was_at_rest(
 def test_a_stopped_worker_says_goodbye_in_order(shop: Shop, stop: signal.Signals) -> None:
     pid_file = shop.folder / "worker.pid"
     with shop.worker() as worker:
-        assert pid_file.read_text() == f"{worker.process.pid}\n"
+        assert pid_file.read_text() == f"{worker.pid}\n"
 
-        worker.process.send_signal(stop)
-        assert worker.process.wait(timeout=10) == 0
+        worker.send(stop)
+        assert worker.wait(10) == 0
 
     assert not pid_file.exists()
-    assert "Traceback" not in worker.log
+    assert "Traceback" not in worker.stderr
 
 
 async def test_nohup_keeps_a_worker_whose_terminal_closes(shop: Shop, dev_server: Client) -> None:
@@ -97,11 +96,11 @@ async def test_nohup_keeps_a_worker_whose_terminal_closes(shop: Shop, dev_server
         f"{ignoring}runpy.run_path({str(shop.scripts / 'worker.py')!r}, {{}}, '__main__')"
     )
     with shop.worker("--shop-db", str(shop.books), script=nohup) as worker:
-        worker.process.send_signal(signal.SIGHUP)
+        worker.send(signal.SIGHUP)
 
         order = await place(dev_server, shop.task_queue, approval_timeout=0.1)
         assert (await order.result()).status == OrderStatus.EXPIRED
-        assert worker.process.poll() is None
+        assert worker.returncode is None
 
 
 async def test_after_a_crash_the_next_worker_serves_the_order_soon(
@@ -110,8 +109,7 @@ async def test_after_a_crash_the_next_worker_serves_the_order_soon(
     order = await place(dev_server, shop.task_queue)
     with shop.worker() as worker:
         await until_status(order, OrderStatus.AWAITING_APPROVAL)
-        worker.process.kill()
-        worker.process.wait()
+        worker.kill()
     with shop.worker():
         began = time.monotonic()
         status = await order.query(OrderWorkflow.status)

@@ -197,7 +197,7 @@ async def test_a_malformed_signal_decides_nothing_and_is_logged(
         await order.signal("approve_order", {"approved": True})
         assert (await order.result()).message == "approved"
 
-    refused = [line for line in worker.log.splitlines() if f" {order.id}: " in line]
+    refused = [line for line in worker.stderr.splitlines() if f" {order.id}: " in line]
     dropped = [line for line in refused if "dropping the signal" in line or "Ignored" in line]
     assert len(dropped) == len(malformed)
 

@@ -3,9 +3,9 @@
 import asyncio
 import os
 import re
+import signal
 import socket
 import ssl
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -23,6 +23,7 @@ from order_fulfillment.support.connection import NoAnswerError, TemporalError, c
 from tests.conftest import Shop, address_of, clean_environment
 from tests.history import ORDER
 from tests.network import listening, proxy, silence
+from tests.script import Script
 
 # From the first contact with the server; importing the SDK comes before, which takes most of
 # a second, and more on a busy machine.
@@ -156,14 +157,14 @@ def test_a_worker_whose_server_falls_silent_stops_in_time(shop: Shop) -> None:
         environment = shop.environment | {"TEMPORAL_ADDRESS": server.address}
         with replace(shop, environment=environment).worker() as worker:
             server.silent.set()
-            worker.process.terminate()
+            worker.send(signal.SIGTERM)
 
-            assert worker.process.wait(timeout=12) == 0
-            assert "Traceback" not in worker.log
+            assert worker.wait(12) == 0
+            assert "Traceback" not in worker.stderr
     assert not (shop.folder / "worker.pid").exists()
 
 
-def the_line(run: subprocess.CompletedProcess[str]) -> str:
+def the_line(run: Script) -> str:
     assert (run.returncode, run.stdout) == (1, "")
     assert re.fullmatch("error: .*\n", run.stderr)
     return run.stderr
