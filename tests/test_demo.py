@@ -142,9 +142,8 @@ def test_ctrl_c_leaves_no_process_no_port_and_no_file(tmp_path: Path) -> None:
         wait_until(demo.has_left_nothing, "all to be gone", seconds=5)
 
 
-@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 async def test_an_interrupted_demo_leaves_a_running_server_as_it_was(
-    open_shop: Shop, dev_server: Client, tmp_path: Path, end: signal.Signals
+    open_shop: Shop, dev_server: Client, tmp_path: Path
 ) -> None:
     mine = await place(dev_server, open_shop.task_queue)
     with demo_running(
@@ -156,7 +155,7 @@ async def test_an_interrupted_demo_leaves_a_running_server_as_it_was(
         demo.wait_for_output("status: AWAITING_APPROVAL")
         theirs = re.findall("^order-[0-9a-f]{8}$", demo.output, re.MULTILINE)[0]
 
-        demo.process.send_signal(end)
+        demo.process.send_signal(signal.SIGTERM)
 
         assert demo.end() == 130, demo.output
         assert not demo.processes()
@@ -192,7 +191,7 @@ def test_an_output_that_differs_from_the_readme_is_an_error(
 
     with demo_running(
         tmp_path,
-        *("--scenario", "invalid-payment", "--scenario", "happy-path"),
+        *("--scenario", "invalid-payment", "--scenario", "auto-expiry"),
         address=address_of(dev_server),
         script=package / "demo.py",
         PYTHONPATH=str(tmp_path),
@@ -202,7 +201,7 @@ def test_an_output_that_differs_from_the_readme_is_an_error(
 
     assert "Not seen: error: order 'order-a671252a' failed at process_payment: Pay" in demo.output
     assert re.search("\ninvalid-payment +not seen ", demo.output)
-    assert re.search("\nhappy-path +seen ", demo.output)
+    assert re.search("\nauto-expiry +seen ", demo.output)
 
 
 def test_the_readme_starts_and_stops_a_worker_as_the_specification_does(shop: Shop) -> None:
