@@ -122,7 +122,7 @@ def whole_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDemo
 
 
 def test_ctrl_c_leaves_no_process_no_port_and_no_file(tmp_path: Path) -> None:
-    with demo_running(tmp_path, "--scenario", "happy-path", "--keep") as demo:
+    with demo_running(tmp_path, "--scenario", "auto-expiry", "--keep") as demo:
         demo.wait_for_output("until Ctrl-C")
         task_queue = re.findall(r"TEMPORAL_TASK_QUEUE=(\S+)", demo.output)[0]
         environment = {"TEMPORAL_ADDRESS": demo.address, "TEMPORAL_TASK_QUEUE": task_queue}
