@@ -17,7 +17,7 @@ import pytest
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
-from tests.script import Script, wait_until
+from tests.script import Script
 
 SCRIPTS = Path(__file__).parent.parent / "order_fulfillment"
 WORKFLOW_BUG = '# raise RuntimeError("workflow bug!")'
@@ -175,11 +175,7 @@ class Shop:
         """Run the real worker, stopped at the end if it still runs."""
         worker = self.start(script, *arguments)
         try:
-            wait_until(
-                lambda: " is polling " in worker.stderr or worker.returncode is not None,
-                "the worker to poll",
-            )
-            assert " is polling " in worker.stderr
+            worker.until_prints(" is polling ")
             yield worker
         finally:
             worker.send(signal.SIGTERM)

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import temporalio.client
 import temporalio.envconfig
 import temporalio.worker  # noqa: F401
 
@@ -64,13 +63,19 @@ class Script:
         return self._outputs[1].read_text()
 
     @property
+    def output(self) -> str:
+        """What it has printed for both."""
+        return self.stdout + self.stderr
+
+    @property
     def returncode(self) -> int | None:
         """Its exit code, the negative number of the signal that ended it, or None."""
         return self._process.exitcode
 
     def until_prints(self, text: str) -> None:
-        """Wait until it has printed something."""
-        wait_until(lambda: text in self.stdout + self.stderr, f"{text!r}")
+        """Wait until it has printed something, or has ended without it."""
+        wait_until(lambda: text in self.output or self.returncode is not None, f"{text!r}")
+        assert text in self.output, self.output
 
     def send(self, number: signal.Signals) -> None:
         """Send it a signal, if it still runs."""

@@ -3,7 +3,6 @@
 import asyncio
 import signal
 import sqlite3
-import subprocess
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +17,7 @@ from order_fulfillment.services import INITIAL_STOCK, ShopServices
 from order_fulfillment.shared import ApprovalDecision, OrderItem, OrderStatus
 from order_fulfillment.worker import create_worker
 from order_fulfillment.workflow import OrderWorkflow
-from tests.conftest import Shop, address_of
+from tests.conftest import Shop
 from tests.history import ORDER, OrderHandle, attempts, place, until, until_status
 
 APPROVED, REJECTED = ApprovalDecision(True), ApprovalDecision(False)
@@ -131,15 +130,17 @@ async def test_a_reset_order_gets_the_same_references_and_no_new_row(
         first = await order.result()
         rows = query(shop, "SELECT * FROM ledger")
 
-        await asyncio.to_thread(
-            subprocess.run,
-            [
-                *("temporal", "workflow", "reset", "--workflow-id", order.id),
-                *("--event-id", "4", "--reason", "test", "--address", address_of(dev_server)),
-            ],
-            check=True,
-            capture_output=True,
+        reset = (
+            "workflow",
+            "reset",
+            "--workflow-id",
+            order.id,
+            "--event-id",
+            "4",
+            "--reason",
+            "test",
         )
+        assert (await asyncio.to_thread(shop.temporal, *reset)).returncode == 0
         again = dev_server.get_workflow_handle_for(OrderWorkflow.run, order.id)
         second = await again.result()
 

@@ -6,9 +6,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import psutil
 import pytest
@@ -25,40 +24,49 @@ from tests.conftest import (
     listens,
 )
 from tests.history import place, until_status
-from tests.script import wait_until
+from tests.script import Script, wait_until
 
 README = SCRIPTS.parent / "README.md"
+# With the uv that runs the tests.
+PATH = f"{Path(os.environ['UV']).parent}:{os.environ['PATH']}"
 SCENARIOS = [
     *("happy-path", "api-downtime", "invalid-payment", "human-in-the-loop", "auto-expiry"),
     *("workflow-bug", "invalid-orders", "worker-crash"),
 ]
 
 
-@dataclass
-class RunningDemo:
-    """A demo with a folder of its own for temporary files, and what it has printed."""
+class Demo(Script):
+    """A demo with a folder of its own for temporary files, by default for a free port."""
 
-    process: subprocess.Popen[bytes]
-    address: str
-    temporary: Path
-    output_file: Path
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: str,
+        address: str | None = None,
+        script: Path = SCRIPTS / "demo.py",
+        **environment: str,
+    ) -> None:
+        self.address = address or f"localhost:{free_port()}"
+        self.temporary = folder / "temporary files"
+        self.temporary.mkdir()
+        environment |= {
+            "TEMPORAL_ADDRESS": self.address,
+            "TMPDIR": str(self.temporary),
+            "PATH": PATH,
+        }
+        super().__init__(script, arguments, folder, clean_environment() | environment)
 
-    @property
-    def output(self) -> str:
-        return self.output_file.read_text()
+    def __enter__(self) -> Self:
+        return self
 
-    def wait_for_output(self, text: str) -> None:
-        wait_until(
-            lambda: text in self.output or self.process.poll() is not None,
-            f"the demo to say {text}",
-        )
-        assert text in self.output
-
-    def end(self) -> int:
-        return self.process.wait(timeout=100)
+    def __exit__(self, *_: object) -> None:
+        self.send(signal.SIGTERM)
+        self.wait(30)
+        for left_behind in self.processes():
+            left_behind.kill()
 
     def processes(self) -> list[psutil.Process]:
-        """The processes that have this demo's environment."""
+        """The processes that the demo has started, which have its environment."""
         return [
             process
             for process in psutil.process_iter(["environ"])
@@ -71,59 +79,20 @@ class RunningDemo:
 
     def has_left_nothing(self) -> bool:
         port = int(self.address.rpartition(":")[2])
-        return (
-            not self.processes()
-            and not self.left_files()
-            and not listens(port)
-            and not listens(port + 1000)
-        )
-
-
-@contextmanager
-def demo_running(
-    folder: Path,
-    *arguments: str,
-    address: str | None = None,
-    script: Path = SCRIPTS / "demo.py",
-    **environment: str,
-) -> Iterator[RunningDemo]:
-    """Start the demo, by default for a free port, and kill it with its children at the end."""
-    temporary = folder / "temporary files"
-    temporary.mkdir()
-    output = folder / "output"
-    address = address or f"localhost:{free_port()}"
-    with output.open("w") as stream:
-        process = subprocess.Popen(
-            [sys.executable, script, *arguments],
-            cwd=folder,
-            env=clean_environment()
-            | {"TEMPORAL_ADDRESS": address, "TMPDIR": str(temporary)}
-            | {"PATH": f"{Path(os.environ['UV']).parent}:{os.environ['PATH']}"}
-            | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=stream,
-            stderr=stream,
-        )
-    demo = RunningDemo(process, address, temporary, output)
-    try:
-        yield demo
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
-        for left_behind in demo.processes():
-            left_behind.kill()
+        used = listens(port) or listens(port + 1000)
+        return not used and not self.processes() and not self.left_files()
 
 
 @pytest.fixture(scope="module", autouse=True)
-def whole_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDemo]:
+def whole_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     """All of the demo, which plays while the other tests run."""
-    with demo_running(tmp_path_factory.mktemp("whole")) as demo:
+    with Demo(tmp_path_factory.mktemp("whole")) as demo:
         yield demo
 
 
 def test_ctrl_c_leaves_no_process_no_port_and_no_file(tmp_path: Path) -> None:
-    with demo_running(tmp_path, "--scenario", "auto-expiry", "--keep") as demo:
-        demo.wait_for_output("until Ctrl-C")
+    with Demo(tmp_path, "--scenario", "auto-expiry", "--keep") as demo:
+        demo.until_prints("until Ctrl-C")
         task_queue = re.findall(r"TEMPORAL_TASK_QUEUE=(\S+)", demo.output)[0]
         environment = {"TEMPORAL_ADDRESS": demo.address, "TEMPORAL_TASK_QUEUE": task_queue}
         kept = Shop(tmp_path, clean_environment() | environment)
@@ -131,13 +100,13 @@ def test_ctrl_c_leaves_no_process_no_port_and_no_file(tmp_path: Path) -> None:
         assert '"EXPIRED"' in order.stdout, order.stderr
 
         def ended_after_one_more() -> bool:
-            demo.process.send_signal(signal.SIGINT)
-            return demo.process.poll() is not None
+            demo.send(signal.SIGINT)
+            return demo.returncode is not None
 
         # Again and again, as impatient people do.
         wait_until(ended_after_one_more, "the demo to end")
 
-        assert demo.end() == 130, demo.output
+        assert demo.wait() == 130, demo.output
         assert demo.output.splitlines()[-1].startswith("interrupted: ")
         wait_until(demo.has_left_nothing, "all to be gone", seconds=5)
 
@@ -146,18 +115,18 @@ async def test_an_interrupted_demo_leaves_a_running_server_as_it_was(
     open_shop: Shop, dev_server: Client, tmp_path: Path
 ) -> None:
     mine = await place(dev_server, open_shop.task_queue)
-    with demo_running(
+    with Demo(
         tmp_path,
         *("--scenario", "auto-expiry"),
         address=address_of(dev_server),
         TEMPORAL_TASK_QUEUE=open_shop.task_queue,
     ) as demo:
-        demo.wait_for_output("status: AWAITING_APPROVAL")
+        demo.until_prints("status: AWAITING_APPROVAL")
         theirs = re.findall("^order-[0-9a-f]{8}$", demo.output, re.MULTILINE)[0]
 
-        demo.process.send_signal(signal.SIGTERM)
+        demo.send(signal.SIGTERM)
 
-        assert demo.end() == 130, demo.output
+        assert demo.wait() == 130, demo.output
         assert not demo.processes()
         assert not demo.left_files()
 
@@ -167,8 +136,8 @@ async def test_an_interrupted_demo_leaves_a_running_server_as_it_was(
     await until_status(mine, OrderStatus.AWAITING_APPROVAL)
 
 
-def test_the_readme_shows_what_the_demo_prints(whole_demo: RunningDemo) -> None:
-    assert whole_demo.end() == 0, whole_demo.output
+def test_the_readme_shows_what_the_demo_prints(whole_demo: Demo) -> None:
+    assert whole_demo.wait(100) == 0, whole_demo.output
 
     assert re.findall(
         r"^([a-z-]+) +(not seen|seen) +[0-9.]+ *$", whole_demo.output, re.MULTILINE
@@ -189,7 +158,7 @@ def test_an_output_that_differs_from_the_readme_is_an_error(
     for file in (README, SCRIPTS.parent / "pyproject.toml"):
         (tmp_path / file.name).write_text(file.read_text())
 
-    with demo_running(
+    with Demo(
         tmp_path,
         *("--scenario", "invalid-payment", "--scenario", "auto-expiry"),
         address=address_of(dev_server),
@@ -197,7 +166,7 @@ def test_an_output_that_differs_from_the_readme_is_an_error(
         PYTHONPATH=str(tmp_path),
         UV_PROJECT_ENVIRONMENT=sys.prefix,
     ) as demo:
-        assert demo.end() == 1, demo.output
+        assert demo.wait() == 1, demo.output
 
     assert "Not seen: error: order 'order-a671252a' failed at process_payment: Pay" in demo.output
     assert re.search("\ninvalid-payment +not seen ", demo.output)
@@ -215,7 +184,7 @@ def test_the_readme_starts_and_stops_a_worker_as_the_specification_does(shop: Sh
         ["bash", "-c", script],
         cwd=shop.folder,
         env=shop.environment
-        | {"PATH": f"{Path(os.environ['UV']).parent}:{os.environ['PATH']}"}
+        | {"PATH": PATH}
         | {"UV_PROJECT": str(SCRIPTS.parent), "UV_NO_SYNC": "1", "PYTHONPATH": str(shop.folder)},
         capture_output=True,
         text=True,

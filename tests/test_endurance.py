@@ -24,14 +24,7 @@ from order_fulfillment.services import INITIAL_STOCK
 from order_fulfillment.shared import ApprovalDecision, OrderStatus, Simulation
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop, clean_environment, free_port
-from tests.history import (
-    ITEMS,
-    attempts,
-    events,
-    place,
-    until_event,
-    until_status,
-)
+from tests.history import ITEMS, attempts, events, place, until_event, until_status
 
 APPROVED = ApprovalDecision(True)
 

@@ -43,7 +43,7 @@ async def test_hostile_text_arrives_unchanged_and_is_shown_escaped(
     result = open_shop.run("signals.py", "result", order_id)
 
     for run in (started, approved, ignored, result):
-        assert_harmless(run.stdout + run.stderr)
+        assert_harmless(run.output)
     assert (started.returncode, approved.returncode, result.returncode) == (0, 0, 0)
     assert_harmless(open_shop.log)
     assert f"{order_id}: Authorized payment" in open_shop.log

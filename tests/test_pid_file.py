@@ -49,10 +49,3 @@ def test_what_a_killed_worker_left_is_taken_over(tmp_path: Path, left: str) -> N
         assert pid_file.read_text() == f"{os.getpid()}\n"
 
     assert not pid_file.exists()
-
-
-def test_a_place_where_no_file_can_be_is_named_in_one_line(shop: Shop) -> None:
-    worker = shop.run("worker.py", "--pid-file", "missing/worker.pid")
-
-    assert worker.returncode == 1
-    assert "No such file or directory: 'missing/worker.pid'" in one_line(worker.stderr)

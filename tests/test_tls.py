@@ -82,10 +82,7 @@ def test_without_the_right_client_certificate_the_server_is_not_reached(
     if shown == "a stranger's":
         stranger = trustme.CA().issue_cert("client@shop.example")
         stranger.private_key_and_cert_chain_pem.write_to_path(shop.folder / "stranger.pem")
-        settings = {
-            "TLS_CLIENT_CERT_PATH": "stranger.pem",
-            "TLS_CLIENT_KEY_PATH": "stranger.pem",
-        }
+        settings = {"TLS_CLIENT_CERT_PATH": "stranger.pem", "TLS_CLIENT_KEY_PATH": "stranger.pem"}
     with behind_tls(shop, ca, client_certificate=True) as server:
         refused = with_settings(shop, ca, server, **settings).run("starter.py")
 
