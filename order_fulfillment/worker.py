@@ -9,7 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 
 from temporalio.client import Client
-from temporalio.worker import PollerBehaviorAutoscaling, Worker
+from temporalio.common import VersioningBehavior, WorkerDeploymentVersion
+from temporalio.worker import PollerBehaviorAutoscaling, Worker, WorkerDeploymentConfig
 
 from order_fulfillment.activities import OrderActivities
 from order_fulfillment.services import ShopServices
@@ -23,11 +24,12 @@ from order_fulfillment.workflow import OrderWorkflow
 
 BOOKS = Path(__file__).with_name("shop.db")
 ACTIVITY_SECONDS = 5
-
 logger = logging.getLogger(__name__)
 
 
-def create_worker(client: Client, task_queue: str, services: ShopServices) -> Worker:
+def create_worker(
+    client: Client, task_queue: str, services: ShopServices, version: str | None = None
+) -> Worker:
     """A worker asks Temporal for tasks, and runs the workflow and the activities they name."""
     steps = OrderActivities(services)
     return Worker(
@@ -42,22 +44,28 @@ def create_worker(client: Client, task_queue: str, services: ShopServices) -> Wo
         workflow_task_executor=ThreadPoolExecutor(4),
         # Drops a signal without an argument, say from the Web UI, which would stall the order.
         interceptors=[SignalGuard()],
-        # Time for running activities to finish once the worker is told to stop.
-        graceful_shutdown_timeout=timedelta(seconds=ACTIVITY_SECONDS),
-        # An order's next task goes to the worker that has the order in its cache. When that
-        # worker has died, Temporal waits this long before it asks another one (by default ten
-        # seconds). A worker that is behind by more replays its orders, which costs it time.
+        graceful_shutdown_timeout=timedelta(seconds=ACTIVITY_SECONDS),  # For running activities.
+        # An order's next task goes to the worker that has the order in its cache. When that one has
+        # died, another is asked after this time (by default ten seconds). Less time costs replays.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=5),
         # With the default of five pollers each, the first tasks of a burst of orders wait.
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
         activity_task_poller_behavior=PollerBehaviorAutoscaling(),
+        # Each order ends on the version on which it began.
+        deployment_config=WorkerDeploymentConfig(
+            version=WorkerDeploymentVersion(deployment_name=task_queue, build_id=version),
+            use_worker_versioning=True,
+            default_versioning_behavior=VersioningBehavior.PINNED,
+        )
+        if version
+        else None,
     )
 
 
-async def work(pid_file: Path, shop_db: Path, metrics_address: str | None) -> None:
+async def work(pid_file: Path, shop_db: Path, metrics: str | None, version: str | None) -> None:
     """Serve orders until told to stop by SIGTERM, by Ctrl-C, or because the terminal closes."""
-    client = await connect(set_up_telemetry(metrics_address))  # Reads TEMPORAL_ADDRESS and so on.
-    worker = create_worker(client, queue_name(default=TASK_QUEUE), ShopServices(shop_db))
+    client = await connect(set_up_telemetry(metrics))  # Reads TEMPORAL_ADDRESS and so on.
+    worker = create_worker(client, queue_name(default=TASK_QUEUE), ShopServices(shop_db), version)
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:  # As `nohup` does with SIGHUP.
@@ -80,10 +88,12 @@ def main() -> None:
     books_help = "where the services keep their books (default: shop.db beside this script)"
     parser.add_argument("--shop-db", metavar="PATH", type=Path, default=BOOKS, help=books_help)
     metrics_help = "where Prometheus finds metrics, such as 127.0.0.1:9464 (default: nowhere)"
-    parser.add_argument("--metrics-address", metavar="IP:PORT", help=metrics_help)
+    parser.add_argument("--metrics-address", dest="metrics", metavar="IP:PORT", help=metrics_help)
+    parser.add_argument("--version", metavar="BUILD_ID", help="serve only this version's orders")
     arguments = parser.parse_args()
-    serving = work(arguments.pid_file, arguments.shop_db, arguments.metrics_address)
-    run(serving, interrupted="orders wait for the next worker")
+    if arguments.version == "":
+        parser.error("--version is empty")
+    run(work(**vars(arguments)), interrupted="orders wait for the next worker")
 
 
 if __name__ == "__main__":

@@ -52,6 +52,11 @@ def full_size(pytestconfig: pytest.Config) -> bool:
 
 # By default an idle dev server takes up to 50 ms to hand out each task.
 DEV_SERVER_TUNING = ["--dynamic-config-value", "history.transferProcessorMaxPollRPS=10000"]
+# How long the server waits until it counts a version without orders as drained; by default minutes.
+DRAINAGE = [
+    f'--dynamic-config-value=matching.wv.VersionDrainageStatus{setting}="1s"'
+    for setting in ("VisibilityGracePeriod", "RefreshInterval")
+]
 
 
 def clean_environment() -> dict[str, str]:
@@ -190,7 +195,7 @@ async def dev_server() -> AsyncIterator[Client]:
         # On PATH where the wheel exists; elsewhere None lets the SDK download it.
         dev_server_existing_path=shutil.which("temporal"),
         dev_server_log_level="error",
-        dev_server_extra_args=DEV_SERVER_TUNING,
+        dev_server_extra_args=[*DEV_SERVER_TUNING, *DRAINAGE],
     ) as environment:
         yield environment.client
 

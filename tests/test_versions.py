@@ -1,0 +1,155 @@
+"""A new version of the workflow while orders wait: Worker Versioning, on a real server."""
+
+import asyncio
+import re
+import sqlite3
+from contextlib import closing
+
+from temporalio.api.enums.v1 import RoutingConfigUpdateState
+from temporalio.api.workflowservice.v1 import DescribeWorkerDeploymentRequest
+from temporalio.client import Client
+
+from order_fulfillment import orders
+from order_fulfillment.shared import ApprovalDecision, OrderItem, OrderStatus
+from order_fulfillment.workflow import OrderWorkflow
+from tests.conftest import Shop
+from tests.history import OrderHandle, details, events, place, until, until_event
+
+APPROVED = ApprovalDecision(approved=True)
+NUMBER = 20
+WAIT = "        time_to_decide = "
+GIFT = """\
+        socks = ReservationRequest(f"{key}/gift", {"temporal-socks": 1}, 60, order.simulation)
+        await workflow.execute_activity_method(OrderActivities.reserve_inventory, socks, **STEP)
+"""
+
+
+def next_version(shop: Shop) -> Shop:
+    """The shop with a step more before the wait, a gift, and without `workflow.patched`."""
+    return shop.with_change("workflow.py", WAIT, f"{GIFT}{WAIT}")
+
+
+async def make_current(client: Client, shop: Shop, build_id: str) -> None:
+    """Let new orders begin on a version."""
+    name = shop.task_queue
+    command = ("set-current-version", "--deployment-name", name, "--build-id", build_id, "--yes")
+
+    async def done() -> bool:
+        # An error while the server has not heard of the version's worker.
+        run = await asyncio.to_thread(shop.temporal, "worker", "deployment", *command)
+        return run.returncode == 0
+
+    async def known_to_the_task_queue() -> bool:
+        request = DescribeWorkerDeploymentRequest(namespace="default", deployment_name=name)
+        answer = await client.workflow_service.describe_worker_deployment(request)
+        state = answer.worker_deployment_info.routing_config_update_state
+        return state == RoutingConfigUpdateState.ROUTING_CONFIG_UPDATE_STATE_COMPLETED
+
+    await until(done, f"{build_id} to be current")
+    await until(known_to_the_task_queue, "new orders to go there")
+
+
+async def waiting(client: Client, shop: Shop) -> list[OrderHandle]:
+    """Orders that wait for a decision."""
+    placed = [await place(client, shop.task_queue, approval_timeout=600) for _ in range(NUMBER)]
+
+    async def all_wait() -> bool:
+        found = {order.order_id async for order in orders.pending(client, shop.task_queue)}
+        return {order.id for order in placed} <= found
+
+    await until(all_wait, "the orders to wait")
+    return placed
+
+
+async def versions(order: OrderHandle) -> set[str]:
+    """The versions whose workers have served the order."""
+    tasks = await details(order, "WORKFLOW_TASK_COMPLETED")
+    return {task.deployment_version.build_id for task in tasks}
+
+
+async def until_failing(order: OrderHandle) -> None:
+    """Wait until a step of the order is being retried."""
+
+    async def failing() -> bool:
+        steps = (await order.describe()).raw_description.pending_activities
+        return any(step.attempt > 1 for step in steps)
+
+    await until(failing, "an attempt to fail")
+
+
+async def test_each_order_ends_on_the_version_on_which_it_began(
+    shop: Shop, dev_server: Client
+) -> None:
+    with shop.worker("--version", "v1", "--pid-file", "v1.pid"):
+        await make_current(dev_server, shop, "v1")
+        old = await waiting(dev_server, shop)
+        with next_version(shop).worker("--version", "v2", "--pid-file", "v2.pid"):
+            await make_current(dev_server, shop, "v2")
+            new = await waiting(dev_server, shop)
+            for order in old + new:
+                await order.signal(OrderWorkflow.approve_order, APPROVED)
+            results = [await order.result() for order in old + new]
+
+            async def drained() -> bool:
+                describe = ("worker", "deployment", "describe", "--name", shop.task_queue)
+                run = await asyncio.to_thread(shop.temporal, *describe)
+                return bool(re.search(r" v1 +drained ", run.stdout))
+
+            await until(drained, "version 1 to be drained")
+
+    assert {result.status for result in results} == {OrderStatus.FULFILLED}
+    for expected, group in (({"v1"}, old), ({"v2"}, new)):
+        for order in group:
+            assert await versions(order) == expected
+            happened = await events(order)
+            assert "WORKFLOW_TASK_FAILED" not in happened
+            assert "WORKFLOW_TASK_TIMED_OUT" not in happened
+
+
+async def test_without_versions_the_same_change_stalls_the_orders_that_wait(
+    shop: Shop, dev_server: Client
+) -> None:
+    with shop.worker():
+        stalled = await waiting(dev_server, shop)
+    with next_version(shop).worker():
+        for order in stalled:
+            await order.signal(OrderWorkflow.approve_order, APPROVED)
+        for order in stalled:
+            await until_event(order, "WORKFLOW_TASK_FAILED")
+
+    with shop.worker():
+        results = [await order.result() for order in stalled]
+
+    assert {result.status for result in results} == {OrderStatus.FULFILLED}
+
+
+async def test_an_order_that_is_stuck_is_moved_to_the_version_with_the_fix(
+    shop: Shop, dev_server: Client
+) -> None:
+    bug = '# quantities = {sku.removesuffix("@@@")'
+    spoiled = [OrderItem("temporal-mug@@@", 1, 12_00)]
+    with (
+        shop.worker("--version", "v1", "--pid-file", "v1.pid"),
+        shop.with_change("activities.py", bug, bug.removeprefix("# ")).worker(
+            "--version", "v2", "--pid-file", "v2.pid"
+        ) as fixed,
+    ):
+        await make_current(dev_server, shop, "v1")
+        order = await place(dev_server, shop.task_queue, items=spoiled, approval_above_cents=500_00)
+        await until_failing(order)
+        await make_current(dev_server, shop, "v2")
+
+        moved = await asyncio.to_thread(
+            shop.temporal,
+            *("workflow", "update-options", "--workflow-id", order.id),
+            *("--versioning-override-behavior", "pinned"),
+            *("--versioning-override-deployment-name", shop.task_queue),
+            *("--versioning-override-build-id", "v2"),
+        )
+
+        assert moved.returncode == 0, moved.stderr
+        assert (await order.result()).status == OrderStatus.FULFILLED
+    assert "Reserved" in fixed.stderr
+    with closing(sqlite3.connect(shop.books)) as books:
+        paid = "SELECT count(*) FROM authorizations WHERE captured_at IS NOT NULL"
+        assert books.execute(paid).fetchall() == [(1,)]
