@@ -15,7 +15,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 async def test_a_recorded_order_goes_the_same_way_again(path: Path) -> None:
-    await replay(recorded(path))
+    try:
+        history = recorded(path)
+    except ValueError as error:
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
+    await replay(history)
 
 
 def test_every_scenario_has_a_history() -> None:
