@@ -36,7 +36,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-LONGEST = {"books", "demo", "endurance", "readme", "scripts", "worker", "workflow", "wrong_server"}
+LONGEST = {
+    "books",
+    "demo",
+    "endurance",
+    "scripts",
+    "versions",
+    "worker",
+    "workflow",
+    "wrong_server",
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
