@@ -127,7 +127,7 @@ async def test_an_interrupted_demo_leaves_a_running_server_as_it_was(
         demo.send(signal.SIGTERM)
 
         assert demo.wait() == 130, demo.output
-        assert not demo.processes()
+        wait_until(lambda: not demo.processes(), "all to be gone", seconds=5)
         assert not demo.left_files()
 
     description = await dev_server.get_workflow_handle(theirs).describe()
@@ -145,7 +145,7 @@ def test_the_readme_shows_what_the_demo_prints(whole_demo: Demo) -> None:
     assert whole_demo.output.count("\nNotice: ") == 8
     assert "Traceback" not in whole_demo.output
     assert "\x1b" not in whole_demo.output
-    assert whole_demo.has_left_nothing()
+    wait_until(whole_demo.has_left_nothing, "all to be gone", seconds=5)
 
 
 def test_an_output_that_differs_from_the_readme_is_an_error(
