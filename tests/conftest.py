@@ -103,11 +103,11 @@ def listens(port: int) -> bool:
         return candidate.connect_ex(("127.0.0.1", port)) == 0
 
 
-def copy_of_the_scripts(root: Path) -> Path:
+def copy_of_the_scripts(root: Path, scripts: Path = SCRIPTS) -> Path:
     """A copy of the sample's package in another folder."""
     # Python may be writing compiled modules at this moment.
     ignore = shutil.ignore_patterns("__pycache__", "worker.pid", "shop.db*")
-    package: Path = shutil.copytree(SCRIPTS, root / SCRIPTS.name, ignore=ignore)
+    package: Path = shutil.copytree(scripts, root / SCRIPTS.name, ignore=ignore)
     return package
 
 
@@ -137,13 +137,21 @@ class Shop:
     def with_change(self, file: str, old: str, new: str) -> "Shop":
         """The same shop, run by a copy of the code with a change in it."""
         root = self.folder / f"code-{uuid4().hex[:6]}"
-        package = copy_of_the_scripts(root)
+        package = copy_of_the_scripts(root, self.scripts)
         code = (package / file).read_text()
         assert code.count(old) == 1
         (package / file).write_text(code.replace(old, new))
         return replace(
             self, environment=self.environment | {"PYTHONPATH": str(root)}, scripts=package
         )
+
+    def with_short_waits(self) -> "Shop":
+        """The same shop, in which a dead worker costs a second instead of five."""
+        shop = self
+        for file, wait in (("workflow.py", "start_to_close"), ("worker.py", "schedule_to_start")):
+            timeout = f"{wait}_timeout=timedelta(seconds="
+            shop = shop.with_change(file, f"{timeout}5)", f"{timeout}1)")
+        return shop
 
     def with_workflow_bug(self) -> "Shop":
         """The same shop, run by a copy of the code with the sample's bug uncommented."""

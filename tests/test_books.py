@@ -64,7 +64,7 @@ async def test_a_worker_killed_between_commit_and_answer_leaves_one_row(
     death = "__import__('os').kill(__import__('os').getpid(), 9)"
     for step in ("Authorized", "Reserved", "Captured"):
         log = f'activity.logger.info("{step}'
-        deadly = shop.with_change("activities.py", log, f"{death}; {log}")
+        deadly = shop.with_short_waits().with_change("activities.py", log, f"{death}; {log}")
         with deadly.worker() as worker:
             assert await asyncio.to_thread(worker.wait, 20) == -signal.SIGKILL
         before, rows = rows, query(shop, "SELECT * FROM ledger")

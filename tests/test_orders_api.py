@@ -39,7 +39,10 @@ async def test_an_order_is_started_decided_about_and_waited_for(dev_server: Clie
         assert started.workflow_task_timeout.seconds == 5  # By default ten.
 
 
-async def test_every_error_has_a_type_of_its_own(dev_server: Client) -> None:
+async def test_every_error_has_a_type_of_its_own(
+    dev_server: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orders, "QUERY_SECONDS", 1)
     task_queue = order_id = f"order-{uuid4()}"
     approved, rejected = ApprovalDecision(approved=True), ApprovalDecision(approved=False)
     order = await orders.start(dev_server, order_id, ORDER, task_queue)

@@ -109,6 +109,7 @@ async def test_each_order_ends_on_the_version_on_which_it_began(
 async def test_without_versions_the_same_change_stalls_the_orders_that_wait(
     shop: Shop, dev_server: Client
 ) -> None:
+    shop = shop.with_short_waits()
     with shop.worker():
         stalled = await waiting(dev_server, shop)
     with next_version(shop).worker():
