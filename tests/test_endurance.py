@@ -139,9 +139,9 @@ async def test_a_killed_server_forgets_nothing(tmp_path: Path) -> None:
             client = await connected_to(address)
             worker = stack.enter_context(shop.worker())
             approved, expiring = [
-                await place(client, "orders", approval_timeout=seconds) for seconds in (600, 8)
+                await place(client, "orders", approval_timeout=seconds) for seconds in (600, 10)
             ]
-            for order in (approved, expiring):
+            for order in (expiring, approved):
                 await until_status(order, OrderStatus.AWAITING_APPROVAL)
 
             waiting = shop.start("signals.py", "result", expiring.id)
@@ -176,7 +176,7 @@ async def test_one_of_two_workers_is_stopped_and_the_other_takes_over(
     ):
         orders = [
             await place(dev_server, task_queue, approval_timeout=600)
-            for _ in range(200 if full_size else 20)
+            for _ in range(200 if full_size else 10)
         ]
         for order in orders:
             await until_status(order, OrderStatus.AWAITING_APPROVAL)
