@@ -63,7 +63,7 @@ def full_size(pytestconfig: pytest.Config) -> bool:
 DEV_SERVER_TUNING = ["--dynamic-config-value", "history.transferProcessorMaxPollRPS=10000"]
 # How long the server waits until it counts a version without orders as drained; by default minutes.
 DRAINAGE = [
-    f'--dynamic-config-value=matching.wv.VersionDrainageStatus{setting}="1s"'
+    f'--dynamic-config-value=matching.wv.VersionDrainageStatus{setting}="5s"'
     for setting in ("VisibilityGracePeriod", "RefreshInterval")
 ]
 
