@@ -1,15 +1,15 @@
 """A new version of the workflow while orders wait: Worker Versioning, on a real server."""
 
 import asyncio
-import re
 import sqlite3
 from contextlib import closing
 
-from temporalio.api.enums.v1 import RoutingConfigUpdateState
+from temporalio.api.deployment.v1 import WorkerDeploymentInfo
+from temporalio.api.enums.v1 import RoutingConfigUpdateState, VersionDrainageStatus
 from temporalio.api.workflowservice.v1 import DescribeWorkerDeploymentRequest
 from temporalio.client import Client
 
-from order_fulfillment import orders
+from order_fulfillment import progress
 from order_fulfillment.shared import ApprovalDecision, OrderItem, OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop
@@ -29,6 +29,12 @@ def next_version(shop: Shop) -> Shop:
     return shop.with_change("workflow.py", WAIT, f"{GIFT}{WAIT}")
 
 
+async def deployment(client: Client, name: str) -> WorkerDeploymentInfo:
+    request = DescribeWorkerDeploymentRequest(namespace="default", deployment_name=name)
+    answer = await client.workflow_service.describe_worker_deployment(request)
+    return answer.worker_deployment_info
+
+
 async def make_current(client: Client, shop: Shop, build_id: str) -> None:
     """Let new orders begin on a version."""
     name = shop.task_queue
@@ -40,24 +46,26 @@ async def make_current(client: Client, shop: Shop, build_id: str) -> None:
         return run.returncode == 0
 
     async def known_to_the_task_queue() -> bool:
-        request = DescribeWorkerDeploymentRequest(namespace="default", deployment_name=name)
-        answer = await client.workflow_service.describe_worker_deployment(request)
-        state = answer.worker_deployment_info.routing_config_update_state
+        state = (await deployment(client, name)).routing_config_update_state
         return state == RoutingConfigUpdateState.ROUTING_CONFIG_UPDATE_STATE_COMPLETED
 
     await until(done, f"{build_id} to be current")
     await until(known_to_the_task_queue, "new orders to go there")
 
 
+async def until_waiting(order: OrderHandle) -> None:
+    async def waits() -> bool:
+        return progress.waits_for_decision(await order.describe())
+
+    await until(waits, "the order to wait")
+
+
 async def waiting(client: Client, shop: Shop) -> list[OrderHandle]:
     """Orders that wait for a decision."""
     placed = [await place(client, shop.task_queue, approval_timeout=600) for _ in range(NUMBER)]
 
-    async def all_wait() -> bool:
-        found = {order.order_id async for order in orders.pending(client, shop.task_queue)}
-        return {order.id for order in placed} <= found
-
-    await until(all_wait, "the orders to wait")
+    for order in placed:
+        await until_waiting(order)
     return placed
 
 
@@ -91,9 +99,11 @@ async def test_each_order_ends_on_the_version_on_which_it_began(
             results = [await order.result() for order in old + new]
 
             async def drained() -> bool:
-                describe = ("worker", "deployment", "describe", "--name", shop.task_queue)
-                run = await asyncio.to_thread(shop.temporal, *describe)
-                return bool(re.search(r" v1 +drained ", run.stdout))
+                versions = (await deployment(dev_server, shop.task_queue)).version_summaries
+                states = {
+                    each.deployment_version.build_id: each.drainage_status for each in versions
+                }
+                return states["v1"] == VersionDrainageStatus.VERSION_DRAINAGE_STATUS_DRAINED
 
             await until(drained, "version 1 to be drained")
 
