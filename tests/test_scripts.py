@@ -123,6 +123,7 @@ async def test_an_id_that_was_used_before_is_refused(
         (["signals.py", "status", "order-1", "--note", "x"], "unrecognized arguments: --note x"),
         (["signals.py", "pending", "order-1"], "unrecognized arguments: order-1"),
         (["worker.py", "--pid-file"], "expected one argument"),
+        (["worker.py", "--version", ""], "--version is empty"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

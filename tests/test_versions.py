@@ -63,7 +63,6 @@ async def until_waiting(order: OrderHandle) -> None:
 async def waiting(client: Client, shop: Shop) -> list[OrderHandle]:
     """Orders that wait for a decision."""
     placed = [await place(client, shop.task_queue, approval_timeout=600) for _ in range(NUMBER)]
-
     for order in placed:
         await until_waiting(order)
     return placed
