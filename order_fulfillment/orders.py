@@ -135,7 +135,7 @@ async def pending(client: Client, task_queue: str = TASK_QUEUE) -> AsyncIterator
             )
         ]
     running.sort(key=lambda workflow: workflow.start_time)
-    for group in batched(running, 50):
+    for group in batched(running, 200):
         handles = [client.get_workflow_handle(workflow.id) for workflow in group]
         async with connection.server_errors(30):
             descriptions = await asyncio.gather(*(handle.describe() for handle in handles))

@@ -36,21 +36,22 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-LONGEST = {
-    "books",
+LONGEST = [
     "demo",
-    "endurance",
-    "scripts",
     "versions",
+    "endurance",
     "worker",
-    "workflow",
     "wrong_server",
-}
+    "scripts",
+    "books",
+    "workflow",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # The longest files first: at the end no process is left to wait for another one.
-    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONGEST)
+    order = {f"test_{name}": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -207,12 +208,14 @@ class Shop:
 
 @pytest.fixture(scope="session")
 async def dev_server() -> AsyncIterator[Client]:
-    """A client of a real dev server on a free port."""
+    """A client of a real dev server on a free port; its HTTP API is a thousand ports above."""
+    port = free_port()
     async with await WorkflowEnvironment.start_local(
+        port=port,
         # On PATH where the wheel exists; elsewhere None lets the SDK download it.
         dev_server_existing_path=shutil.which("temporal"),
         dev_server_log_level="error",
-        dev_server_extra_args=[*DEV_SERVER_TUNING, *DRAINAGE],
+        dev_server_extra_args=[*DEV_SERVER_TUNING, *DRAINAGE, "--http-port", str(port + 1000)],
     ) as environment:
         yield environment.client
 

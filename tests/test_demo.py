@@ -11,7 +11,7 @@ from typing import Self
 
 import psutil
 import pytest
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowExecutionStatus
 
 from order_fulfillment.shared import OrderStatus
 from tests.conftest import (
@@ -90,49 +90,36 @@ def whole_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
         yield demo
 
 
-def test_ctrl_c_leaves_no_process_no_port_and_no_file(tmp_path: Path) -> None:
-    with Demo(tmp_path, "--scenario", "auto-expiry", "--keep") as demo:
-        demo.until_prints("until Ctrl-C")
-        task_queue = re.findall(r"TEMPORAL_TASK_QUEUE=(\S+)", demo.output)[0]
-        environment = {"TEMPORAL_ADDRESS": demo.address, "TEMPORAL_TASK_QUEUE": task_queue}
-        kept = Shop(tmp_path, clean_environment() | environment)
-        order = kept.run("starter.py", "--approval-timeout", "0.1", "--wait-result")
-        assert '"EXPIRED"' in order.stdout, order.stderr
-
-        def ended_after_one_more() -> bool:
-            demo.send(signal.SIGINT)
-            return demo.returncode is not None
-
-        # Again and again, as impatient people do.
-        wait_until(ended_after_one_more, "the demo to end")
-
-        assert demo.wait() == 130, demo.output
-        assert demo.output.splitlines()[-1].startswith("interrupted: ")
-        wait_until(demo.has_left_nothing, "all to be gone", seconds=5)
-
-
 async def test_an_interrupted_demo_leaves_a_running_server_as_it_was(
     open_shop: Shop, dev_server: Client, tmp_path: Path
 ) -> None:
     mine = await place(dev_server, open_shop.task_queue)
     with Demo(
         tmp_path,
-        *("--scenario", "auto-expiry"),
+        *("--scenario", "invalid-payment", "--keep"),
         address=address_of(dev_server),
         TEMPORAL_TASK_QUEUE=open_shop.task_queue,
     ) as demo:
-        demo.until_prints("status: AWAITING_APPROVAL")
-        theirs = re.findall("^order-[0-9a-f]{8}$", demo.output, re.MULTILINE)[0]
+        demo.until_prints("until Ctrl-C")
+        [task_queue] = re.findall(r"TEMPORAL_TASK_QUEUE=(\S+)", demo.output)
+        theirs = await place(dev_server, task_queue)
+        await until_status(theirs, OrderStatus.AWAITING_APPROVAL)
 
-        demo.send(signal.SIGTERM)
+        def ended_after_one_more(number: signal.Signals) -> bool:
+            demo.send(number)
+            return demo.returncode is not None
+
+        # A closed terminal, and Ctrl-C again and again, as impatient people do.
+        ended_after_one_more(signal.SIGHUP)
+        wait_until(lambda: ended_after_one_more(signal.SIGINT), "the demo to end")
 
         assert demo.wait() == 130, demo.output
+        assert demo.output.splitlines()[-1].startswith("interrupted: ")
         wait_until(lambda: not demo.processes(), "all to be gone", seconds=5)
         assert not demo.left_files()
 
-    description = await dev_server.get_workflow_handle(theirs).describe()
-    assert description.close_time
-    assert description.task_queue != open_shop.task_queue
+    assert (await theirs.describe()).status == WorkflowExecutionStatus.TERMINATED
+    assert task_queue != open_shop.task_queue
     await until_status(mine, OrderStatus.AWAITING_APPROVAL)
 
 

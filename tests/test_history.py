@@ -2,34 +2,31 @@
 
 import asyncio
 import json
-import shutil
 from pathlib import Path
 from urllib.request import urlopen
+from uuid import uuid4
 
 import pytest
-from temporalio.testing import WorkflowEnvironment
+from temporalio.client import Client
 
 from tests import test_replay
-from tests.conftest import free_port, one_line
+from tests.conftest import address_of, one_line
 from tests.history import create_worker, place, recorded, replay
 
 DECODED = """{"events": [{"eventId": "1", "workflowExecutionStartedEventAttributes":
     {"input": {"payloads": [{"metadata": {"encoding": "json/plain"}, "data": {"a": "b"}}]}}}]}"""
 
 
-async def test_a_history_comes_in_many_forms(tmp_path: Path) -> None:
-    port = free_port()
-    async with await WorkflowEnvironment.start_local(
-        dev_server_existing_path=shutil.which("temporal"),
-        dev_server_extra_args=["--http-port", str(port)],
-    ) as server:
-        async with create_worker(server.client, "orders"):
-            order = await place(server.client, "orders", approval_timeout=0.1)
-            await order.result()
-        url = f"http://127.0.0.1:{port}/api/v1/namespaces/default/workflows/{order.id}/history"
-        with await asyncio.to_thread(urlopen, url) as answer:
-            from_http_api = json.load(answer)
-        from_sdk = json.loads((await order.fetch_history()).to_json())
+async def test_a_history_comes_in_many_forms(dev_server: Client, tmp_path: Path) -> None:
+    task_queue = f"orders-{uuid4()}"
+    async with create_worker(dev_server, task_queue):
+        order = await place(dev_server, task_queue, approval_timeout=0.1)
+        await order.result()
+    host, port = address_of(dev_server).split(":")
+    url = f"http://{host}:{int(port) + 1000}/api/v1/namespaces/default/workflows/{order.id}/history"
+    with await asyncio.to_thread(urlopen, url) as answer:
+        from_http_api = json.load(answer)
+    from_sdk = json.loads((await order.fetch_history()).to_json())
 
     for form in (from_http_api, from_http_api["history"], from_sdk, from_sdk["events"]):
         (tmp_path / "order.json").write_text(json.dumps(form))

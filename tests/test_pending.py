@@ -34,7 +34,7 @@ async def test_a_crowd_is_listed_and_decided_about_even_if_nobody_reads_the_outp
 ) -> None:
     queue = shop.task_queue
     # A crowd is more than the server is asked about at a time.
-    shop = shop.with_change("orders.py", "batched(running, 50)", "batched(running, 3)")
+    shop = shop.with_change("orders.py", "batched(running, 200)", "batched(running, 3)")
     with shop.worker():
         none = pending(shop)
         foreign = await dev_server.start_workflow(
