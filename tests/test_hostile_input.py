@@ -1,21 +1,12 @@
 """Whatever people type, and wherever the output goes: no traceback, no obeyed control characters."""
 
 import json
-import os
 import re
-import sys
-from contextlib import redirect_stderr, redirect_stdout
-from io import StringIO
 from uuid import uuid4
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from temporalio.client import Client
 
-from order_fulfillment import starter
-from order_fulfillment.shared import Order
-from order_fulfillment.support import command_line as cli
 from order_fulfillment.support.command_line import printable
 from tests.conftest import Shop, one_line
 from tests.history import details
@@ -93,52 +84,3 @@ def test_output_that_nobody_reads_is_no_error(
 
     assert run.returncode == 0, run.stderr
     assert (run.stdout.count("\n"), run.stderr.count("\n")) == (stdout, stderr)
-
-
-# What the kernel can hand to a script: any bytes but NUL.
-ARGUMENTS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])) | (
-    st.binary().filter(lambda argument: b"\0" not in argument).map(os.fsdecode)
-)
-OPTIONS = [
-    "--item=temporal-mug",
-    "--workflow-id",
-    "--file",
-    "--card-expiry",
-    "--approval-timeout",
-    "--inventory-recovers-after",
-    "--approval-above",
-    "--simulate-inventory-downtime",
-    "--wait-result",
-    "--help",
-]
-
-
-@settings(deadline=None, database=None)
-@given(
-    st.lists(st.sampled_from(OPTIONS) | ARGUMENTS | st.floats().map(str)),
-    st.sampled_from(OPTIONS[:7]),
-    ARGUMENTS | st.from_regex(r"\A(0[1-9]|1[012])/\d{2}") | st.floats().map(str),
-)
-def test_any_command_line_is_an_order_within_its_limits_or_refused(
-    arguments: list[str], option: str, argument: str
-) -> None:
-    started: list[Order] = []
-    stderr = StringIO()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sys.argv", ["starter.py", *arguments, f"{option}={argument}"])
-        patch.setattr(starter, "start", lambda order_id, order, wait: started.append(order))
-        patch.setattr(starter, "start_all", lambda path, order, wait: started.append(order))
-        patch.setattr(cli, "run", lambda *_, **__: sys.exit("accepted"))
-        try:
-            with redirect_stdout(StringIO()), redirect_stderr(stderr):
-                starter.main()
-        except SystemExit as exit:
-            status = exit.code
-    if status == "accepted":
-        started[0].check()
-    elif status == 0:
-        assert any(argument.startswith(("-h", "--h")) for argument in arguments)
-    else:
-        assert status == 2
-        assert_harmless(stderr.getvalue())
-        assert one_line(stderr.getvalue()).endswith(" --help")
