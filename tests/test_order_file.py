@@ -6,14 +6,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from temporalio.client import Client
 
 from order_fulfillment import order_file
@@ -85,6 +83,7 @@ def test_what_real_exports_have_is_no_mistake(file: bytes) -> None:
         ({"customer_name": 5}, "customer_name: 5 is not text"),
         ({"order_id": 5}, "order_id: 5 is not text"),
         ({"order_id": ""}, "order_id: empty"),
+        ({"order_id": "\ud800"}, "surrogates not allowed"),
         ({"items": []}, "number of items: 0 is less than 1"),
         ({"items": [MUG | {"quantity": 0}]}, "items.0.quantity: 0 is not from 1 to 1000"),
         ({"items": [MUG, MUG | {"quantity": 1.9}]}, "items.1.quantity: 1.9 is not a whole number"),
@@ -102,6 +101,7 @@ def test_what_real_exports_have_is_no_mistake(file: bytes) -> None:
         ({"card": "4242"}, 'card: "4242" is not an object'),
         ({"card": {"expiry": "2027-01"}}, "card.expiry: '2027-01' is not of the form MM/YY"),
         ({"approval_timeout": "30 s"}, 'approval_timeout: "30 s" is not a number'),
+        ({"approval_timeout": float("nan")}, "approval_timeout: nan is not from 0.1 to"),
         ({"approval_timeout": 10**400}, "int too large to convert to float"),
         ({"customer_name": "x" * 200_000}, " is not from 1 to 200000"),
         ({"customer_name": "\ud800"}, "surrogates not allowed"),
@@ -124,33 +124,6 @@ def test_bytes_that_are_not_utf8_and_broken_arrays_are_mistakes() -> None:
     assert read(b'[{"order_id": "1"}, 5]') == [("1", ORDER), "element 2: order: 5 is not an object"]
     [broken] = read(b"[{},", b"{}")
     assert str(broken).startswith("the array: not JSON at character 8: Expecting ','")
-
-
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
-FIELDS = st.sampled_from(
-    [*asdict(ORDER), "order_id", "sku", "quantity", "unit_price_cents", "token", "expiry"]
-)
-# Anything, or nearly an order.
-VALUES = st.recursive(
-    SCALARS | st.sampled_from(["temporal-mug", "12/30", "USD", 5]),
-    lambda values: (
-        st.lists(values, max_size=3) | st.dictionaries(FIELDS | st.text(), values, max_size=4)
-    ),
-)
-
-
-@settings(deadline=None, database=None)
-@given(VALUES.map(json.dumps).map(str.encode) | st.binary().filter(lambda line: b"\n" not in line))
-def test_whatever_a_line_holds_is_an_order_within_its_limits_or_a_mistake(line: bytes) -> None:
-    for found in read(line):
-        if isinstance(found, str):
-            assert found.startswith(("line 1: ", "element ", "the array: "))
-        else:
-            order_id, order = found
-            order.check()
-            assert order == ORDER or line.strip() != b"{}"
-            assert all(type(item.quantity) is int for item in order.items)
-            (order_id or "").encode()
 
 
 def write(shop: Shop, lines: Iterable[object]) -> str:
