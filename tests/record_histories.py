@@ -1,12 +1,14 @@
-"""Records the histories that test_replay.py replays: `uv run python -m tests.record_histories`.
+"""Records the histories that test_replay.py replays: `uv run python -m tests.record_histories NAME`.
 
-Run it after a change of the workflow when no orders from before the change are running anywhere.
+Without a name it records all of them anew: only after a change of the workflow, when no orders from
+before the change are running anywhere.
 """
 
 import asyncio
 import json
 import logging
 import shutil
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -141,8 +143,8 @@ async def main() -> None:
     async with await WorkflowEnvironment.start_local(
         dev_server_existing_path=shutil.which("temporal"), dev_server_log_level="error"
     ) as environment:
-        for name, scenario in SCENARIOS.items():
-            order = await scenario(environment.client)
+        for name in sys.argv[1:] or SCENARIOS:
+            order = await SCENARIOS[name](environment.client)
             history = without_machine((await order.fetch_history()).to_json_dict())
             path = HISTORIES / f"{name}.json"
             path.write_text(json.dumps(history, indent=1) + "\n")
