@@ -108,7 +108,7 @@ def copy_of_the_scripts(root: Path, scripts: Path = SCRIPTS) -> Path:
     """A copy of the sample's package in another folder."""
     # Python may be writing compiled modules at this moment.
     ignore = shutil.ignore_patterns("__pycache__", "worker.pid", "shop.db*")
-    package: Path = shutil.copytree(scripts, root / SCRIPTS.name, ignore=ignore)
+    package: Path = shutil.copytree(scripts, root / scripts.name, ignore=ignore)
     return package
 
 

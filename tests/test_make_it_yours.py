@@ -1,0 +1,255 @@
+"""The listings of docs/make-it-yours.md do what the page says."""
+
+import asyncio
+import importlib
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from uuid import uuid4
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+from temporalio.client import Client
+from temporalio.exceptions import ApplicationError
+from temporalio.testing import ActivityEnvironment
+from temporalio.worker import Worker
+
+from order_fulfillment.activities import OrderActivities
+from order_fulfillment.shared import PaymentRequest
+from order_fulfillment.workflow import OrderWorkflow
+from tests.conftest import SCRIPTS, Shop, copy_of_the_scripts
+from tests.history import CARD, attempts, place, services
+from tests.script import wait_until
+
+ROOT = SCRIPTS.parent
+PAYMENT = PaymentRequest("run-1/payment", 47_00, "USD", CARD, 60)
+SECTIONS = re.split("^## ", (ROOT / "docs/make-it-yours.md").read_text(), flags=re.MULTILINE)
+
+
+def listings(title: str, language: str) -> list[str]:
+    """The listings of a section in some language."""
+    [section] = [each for each in SECTIONS if each.startswith(title)]
+    return re.findall(rf"(?ms)^```{language}\n(.+?)^```", section)
+
+
+def module(name: str, title: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module that a section shows."""
+    [code] = listings(title, "python")
+    (folder / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(folder)
+    sys.modules.pop(name, None)
+    return importlib.import_module(name)
+
+
+class Provider(BaseHTTPRequestHandler):
+    """A payment provider that charges once for a key, and answers as it is told to."""
+
+    answers: list[tuple[int, str, dict[str, str]] | str]
+    charges: dict[str, object]
+    keys: list[str]
+    stop: threading.Event
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        key = self.headers["Idempotency-Key"]
+        self.keys.append(key)
+        answer = self.answers.pop(0) if self.answers else (200, "authorized", {})
+        if not isinstance(answer, tuple) or answer[:2] == (200, "authorized"):
+            self.charges.setdefault(key, body)
+        if answer == "hang up":
+            self.connection.shutdown(socket.SHUT_RDWR)
+        elif answer == "say nothing":
+            self.stop.wait(10)
+        elif isinstance(answer, tuple):
+            status, verdict, headers = answer
+            self.send_response(status)
+            for name, value in headers.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(json.dumps({"status": verdict, "id": f"auth-{key[-9:]}"}).encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def provider() -> Iterator[ThreadingHTTPServer]:
+    Provider.answers, Provider.charges, Provider.keys = [], {}, []
+    Provider.stop = threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Provider) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        yield server
+        Provider.stop.set()
+        server.shutdown()
+
+
+@pytest.fixture
+async def payments(
+    provider: ThreadingHTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> object:
+    code = module("payments", "A real service", tmp_path, monkeypatch)
+    url = f"http://127.0.0.1:{provider.server_port}"
+    return code.PaymentActivities(httpx.AsyncClient(base_url=url), seconds=0.5)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "non_retryable", "pause"),
+    [
+        ((402, "declined", {}), "PaymentValidationError", True, None),
+        ((200, "declined", {}), "PaymentValidationError", True, None),
+        ((400, "", {}), "PaymentRequestError", True, None),
+        ((409, "", {}), "PaymentError", False, None),
+        ((429, "", {"Retry-After": "7"}), "PaymentBusyError", False, timedelta(seconds=7)),
+        ((503, "", {"Retry-After": "7"}), "PaymentBusyError", False, timedelta(seconds=7)),
+        ((503, "", {"Retry-After": "Mon, 01 Jan 2029"}), "PaymentError", False, None),
+        ((500, "", {}), "PaymentError", False, None),
+    ],
+)
+async def test_what_the_provider_says_decides_what_becomes_of_the_order(
+    payments: Any,
+    answer: tuple[int, str, dict[str, str]],
+    kind: str,
+    non_retryable: bool,
+    pause: timedelta | None,
+) -> None:
+    Provider.answers = [answer]
+
+    with pytest.raises(ApplicationError, match=f"answered {answer[0]}") as failed:
+        await ActivityEnvironment().run(payments.process_payment, PAYMENT)
+
+    error = failed.value
+    assert (error.type, error.non_retryable, error.next_retry_delay) == (kind, non_retryable, pause)
+    assert Provider.charges == {}
+
+
+async def test_a_provider_that_says_nothing_is_given_up_before_temporal_does(payments: Any) -> None:
+    Provider.answers = ["say nothing"]
+
+    with pytest.raises(TimeoutError):
+        await ActivityEnvironment().run(payments.process_payment, PAYMENT)
+
+
+async def test_a_provider_with_a_bad_day_charges_once(
+    payments: Any, time_skipping_server: Client
+) -> None:
+    Provider.answers = ["hang up", (429, "", {"Retry-After": "7"}), "say nothing", (409, "", {})]
+    steps = OrderActivities(services())
+    async with Worker(
+        time_skipping_server,
+        task_queue="payments",
+        workflows=[OrderWorkflow],
+        activities=[payments.process_payment, steps.reserve_inventory],
+    ):
+        order = await place(time_skipping_server, "payments", approval_timeout=1)
+        result = await order.result()
+
+    assert (await attempts(order))[0] == len(Provider.keys) == 5
+    [(key, charge)] = Provider.charges.items()
+    assert set(Provider.keys) == {key}
+    assert charge == {"amount": 47_00, "currency": "USD", "source": "tok"}
+    assert result.payment_authorization == f"auth-{key[-9:]}"
+
+
+def test_a_step_and_a_field_are_added_as_shown(shop: Shop) -> None:
+    for folder in ("order_fulfillment", "tests"):
+        copy_of_the_scripts(shop.folder, ROOT / folder)
+    for file in ("pyproject.toml", "README.md"):
+        (shop.folder / file).write_text((ROOT / file).read_text())
+    [fraud_check], [field] = listings("A fraud check", "diff"), listings("Another field", "diff")
+    (shop.folder / "fraud.patch").write_text(fraud_check + field)
+    [commands] = listings("A fraud check", "bash")
+
+    done = subprocess.run(
+        ["bash", "-e", "-c", commands],
+        cwd=shop.folder,
+        env=shop.environment
+        | {"UV_PROJECT_ENVIRONMENT": sys.prefix, "UV_NO_SYNC": "1", "PYTEST_ADDOPTS": "-n 0"}
+        | {"PATH": f"{Path(os.environ['UV']).parent}:{os.environ['PATH']}"}
+        | {"PYTHONPATH": str(shop.folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    recorded = len(list((ROOT / "tests/histories").glob("*.json"))) + 1
+    assert f" {recorded + 2} passed" in done.stdout
+    copy = replace(
+        shop,
+        scripts=shop.folder / "order_fulfillment",
+        environment=shop.environment | {"PYTHONPATH": str(shop.folder)},
+    )
+    (shop.folder / "gifts.jsonl").write_text('{"gift_message": "Happy birthday!"}')
+    started = copy.run("starter.py", "--file", "gifts.jsonl")
+    assert started.stderr.endswith("1 started, 0 existed already, 0 invalid\n")
+
+
+async def test_two_people_decide_on_the_web_page(
+    shop: Shop, dev_server: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.environ", shop.environment)
+    app = module("approvals", "Approval on a web page", tmp_path, monkeypatch).app
+    order = await place(
+        dev_server, shop.task_queue, customer_name="<b>Ada</b>", approval_timeout=60
+    )
+
+    def decide() -> None:
+        with TestClient(app, follow_redirects=False, raise_server_exceptions=False) as browser:
+            page = wait_until(lambda: re.findall("<p>.+", browser.get("/").text), "an order")[0]
+            assert page.startswith("<p>&lt;b&gt;Ada&lt;/b&gt;, 47.00 USD ")
+            approve, reject = re.findall('formaction="(.+?)"', page)
+            assert browser.post(approve).status_code == 500  # Nobody is logged in.
+
+            first = browser.post(approve, headers={"X-Forwarded-User": "Grace"})
+            second = browser.post(approve, headers={"X-Forwarded-User": "Edsger"})
+            late = browser.post(reject, headers={"X-Forwarded-User": "Edsger"})
+
+            assert (first.status_code, first.headers["location"]) == (303, "/")
+            for answer in second, late:
+                assert answer.status_code == 409
+                assert "approved: by Grace" in answer.text or "FULFILLED" in answer.text
+            assert "<p>" not in browser.get("/").text
+
+    with shop.worker():
+        await asyncio.to_thread(decide)
+        assert (await order.result()).decided_by == "Grace"
+
+
+def test_what_may_be_deleted_is_not_missed(shop: Shop) -> None:
+    package = copy_of_the_scripts(shop.folder)
+    bare = replace(
+        shop, scripts=package, environment=shop.environment | {"PYTHONPATH": str(shop.folder)}
+    )
+    delete, fulfill = listings("What may be deleted", "bash")
+    subprocess.run(["bash", "-e", "-c", delete], cwd=package, check=True)
+    own = f"order-{uuid4()}"
+    start_worker, _, commands = fulfill.partition("\n")
+    assert start_worker == "uv run worker.py &"
+    for old, new in (("uv run ", ""), ("order-fulfillment", shop.task_queue), ("order-1", own)):
+        commands = commands.replace(old, new)
+
+    with bare.worker():
+        fulfilled = subprocess.run(
+            ["bash", "-e", "-c", commands],
+            env=shop.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert '"status":"FULFILLED"' in fulfilled.stdout, fulfilled.stderr
+    assert sorted(path.name for path in package.glob("*.py")) == [
+        *("__init__.py", "activities.py", "services.py", "shared.py", "worker.py", "workflow.py")
+    ]
