@@ -24,6 +24,7 @@ from typing import Any
 from uuid import uuid4
 
 import psutil
+import pygal
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.testing import WorkflowEnvironment
@@ -181,7 +182,28 @@ def print_report(report: dict[str, Any]) -> None:
         print(f"| {' | '.join(map(str, cells))} |")
 
 
-async def benchmark(rounds: int, orders: int, json_file: Path | None) -> None:
+def draw(report: dict[str, Any]) -> str:
+    """Draw how both sides take more and more orders that are approved when asked, as an SVG."""
+    chart = pygal.Line(
+        title="Orders a second, and median latency in seconds",
+        x_title="orders in flight",
+        x_labels=map(str, IN_FLIGHT),
+        height=400,
+        legend_at_bottom=True,
+        js=[],
+    )
+    for side in ("ours", "floor"):
+        rows = [
+            row["medians"]
+            for row in report["rows"]
+            if (row["side"], row["approved"]) == (side, "when asked")
+        ]
+        chart.add(f"orders/s, {side}", [row["orders_per_second"] for row in rows])
+        chart.add(f"latency, {side}", [row["median_ms"] / 1000 for row in rows])
+    return str(chart.render(is_unicode=True))
+
+
+async def benchmark(rounds: int, orders: int, json_file: Path | None, plot: Path | None) -> None:
     """Measure, and print the report."""
     report: dict[str, Any] = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -204,6 +226,8 @@ async def benchmark(rounds: int, orders: int, json_file: Path | None) -> None:
     print_report(report)
     if json_file:
         json_file.write_text(json.dumps(report, indent=2) + "\n")
+    if plot:
+        plot.write_text(draw(report))
 
 
 def main() -> None:
@@ -218,8 +242,9 @@ def main() -> None:
         "as many with 300 (default: 100)",
     )
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
+    parser.add_argument("--plot", metavar="FILE", type=Path, help="draw some of them there as SVG")
     arguments = parser.parse_args()
-    measuring = benchmark(arguments.rounds, arguments.orders, arguments.json)
+    measuring = benchmark(arguments.rounds, arguments.orders, arguments.json, arguments.plot)
     run(measuring, interrupted="nothing is left running")
 
 

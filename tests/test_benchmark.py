@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -11,12 +12,12 @@ from tests.conftest import clean_environment
 
 
 def test_the_benchmark_compares_orders_with_the_floor(tmp_path: Path) -> None:
-    json_file = tmp_path / "figures.json"
+    json_file, plot = tmp_path / "figures.json", tmp_path / "figures.svg"
 
     benchmark = subprocess.run(
         [
             *(sys.executable, Path(__file__).with_name("benchmark.py")),
-            *("--rounds", "1", "--orders", "1", "--json", json_file),
+            *("--rounds", "1", "--orders", "1", "--json", json_file, "--plot", plot),
         ],
         cwd=tmp_path,
         env=clean_environment(),
@@ -39,3 +40,6 @@ def test_the_benchmark_compares_orders_with_the_floor(tmp_path: Path) -> None:
         if row["approved"] == "when asked":
             # Any more or fewer, and the two no longer do the same work.
             assert row["ratios"]["history_events"] == pytest.approx(1, abs=0.15)
+    assert {"orders/s, ours", "latency, ours", "orders/s, floor", "latency, floor"} <= set(
+        ElementTree.parse(plot).getroot().itertext()
+    )
