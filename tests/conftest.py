@@ -43,6 +43,7 @@ LONGEST = [
     "worker",
     "wrong_server",
     "scripts",
+    "make_it_yours",
     "books",
     "workflow",
 ]
