@@ -69,7 +69,7 @@ class OrderActivities:
             raise ApplicationError(
                 "the inventory service is down",
                 type="InventoryUnavailableError",
-                # The retry policy's maximum_attempts would also count workers that died.
+                # With the retry policy's maximum_attempts, dead workers alone could fail an order.
                 non_retryable=attempt >= LAST_OUTAGE_ATTEMPT,
             )
         quantities = request.quantities

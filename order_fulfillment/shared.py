@@ -153,8 +153,8 @@ class ApprovalDecision:
 
 # A step may run more than once, but its service must act only once. So each request has an
 # idempotency key: the same for every attempt of the step, and another for every other step and
-# order. The workflow makes it, since an activity would make a new one for each attempt. What is
-# reserved for nobody who comes is free again some seconds later (`lapses_after`).
+# order. The workflow makes it, since an activity would make a new one for each attempt. What was
+# reserved, and no delivery has taken after `lapses_after` seconds, is free again.
 
 
 @dataclass(frozen=True)
