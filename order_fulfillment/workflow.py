@@ -5,8 +5,8 @@ Temporal's rules for workflow code:
   results in the order's history, and it must take the same path again. So it uses no clock, no
   randomness and no I/O.
 - What touches the outside world is an activity, which may run more than once.
-- An activity that fails for good fails the order. Any other exception in this code is a bug: the
-  order stalls until the code is fixed.
+- An activity that fails for good fails the order, as would Temporal's own errors raised here. Any
+  other exception in this code, such as a KeyError, is a bug: the order stalls until it is fixed.
 """
 
 import asyncio
