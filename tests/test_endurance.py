@@ -15,7 +15,6 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from temporalio.client import Client
@@ -27,20 +26,6 @@ from tests.conftest import Shop, clean_environment, free_port
 from tests.history import ITEMS, attempts, events, place, until_event, until_status
 
 APPROVED = ApprovalDecision(True)
-
-
-def test_the_interpreter_never_shuts_down(open_shop: Shop) -> None:
-    # While it does, the SDK sometimes crashes; functions registered with atexit run then.
-    site = open_shop.folder / "site"
-    site.mkdir()
-    (site / "sitecustomize.py").write_text("import atexit; atexit.register(print, 'shut down')")
-    observed = replace(open_shop, environment=open_shop.environment | {"PYTHONPATH": str(site)})
-
-    unknown = observed.bash("signals.py status order-unknown")
-    refused = observed.bash("signals.py")
-
-    assert unknown.stdout == ""
-    assert refused.stdout == "shut down\n"  # Without the SDK there is nothing to avoid.
 
 
 async def test_killed_workers_lose_nothing_and_do_nothing_twice(

@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import time
+from dataclasses import replace
 from datetime import timedelta
 from importlib import import_module
 from uuid import uuid4
@@ -312,3 +313,17 @@ async def test_an_order_that_is_retried_for_ever_says_why(shop: Shop) -> None:
     assert re.fullmatch(r"process_payment, attempt \d+ failed: KeyError: 'rate'\n", status.stderr)
     assert canceled.returncode == 0
     assert after.stdout == "CANCELED\n"
+
+
+def test_the_interpreter_never_shuts_down(open_shop: Shop) -> None:
+    # While it does, the SDK sometimes crashes; functions registered with atexit run then.
+    site = open_shop.folder / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text("import atexit; atexit.register(print, 'shut down')")
+    observed = replace(open_shop, environment=open_shop.environment | {"PYTHONPATH": str(site)})
+
+    unknown = observed.bash("signals.py status order-unknown")
+    refused = observed.bash("signals.py")
+
+    assert unknown.stdout == ""
+    assert refused.stdout == "shut down\n"  # Without the SDK there is nothing to avoid.
