@@ -147,7 +147,7 @@ def test_an_output_that_differs_from_the_readme_is_an_error(
 
     with Demo(
         tmp_path,
-        *("--scenario", "invalid-payment", "--scenario", "auto-expiry"),
+        *("--scenario", "invalid-payment"),
         address=address_of(dev_server),
         script=package / "demo.py",
         PYTHONPATH=str(tmp_path),
@@ -157,7 +157,6 @@ def test_an_output_that_differs_from_the_readme_is_an_error(
 
     assert "Not seen: error: order 'order-a671252a' failed at process_payment: Pay" in demo.output
     assert re.search("\ninvalid-payment +not seen ", demo.output)
-    assert re.search("\nauto-expiry +seen ", demo.output)
 
 
 def test_the_readme_starts_and_stops_a_worker_as_the_specification_does(shop: Shop) -> None:
