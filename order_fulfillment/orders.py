@@ -105,10 +105,10 @@ async def find(client: Client, order_id: str) -> OrderHandle:
 
 
 async def decide(order: OrderHandle, decision: ApprovalDecision) -> None:
-    """Send a decision, and see that it is the one that stands.
+    """Send a decision, and see that the one that stands has the same words.
 
     Raises:
-        DecisionIgnoredError: when the order has ended, or another decision came first.
+        DecisionIgnoredError: when the order has ended, or a different decision came first.
         NoWorkerError, WorkflowTaskError: the server keeps the decision, but no worker can tell.
     """
     try:

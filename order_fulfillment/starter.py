@@ -9,6 +9,7 @@ from secrets import token_hex
 from typing import Any
 
 from order_fulfillment import order_file, orders
+from order_fulfillment.activities import LAST_OUTAGE_ATTEMPT
 from order_fulfillment.shared import (
     CATALOGUE,
     TASK_QUEUE,
@@ -121,9 +122,10 @@ def main() -> None:
         action="store_true",
         help="the inventory service is down and stays down",
     )
-    attempts_help = "the inventory service is down for the first N of the four attempts, 1 to 3"
+    survived = range(1, LAST_OUTAGE_ATTEMPT)
+    attempts_help = f"the inventory service is down for the first N attempts, 1 to {survived[-1]}"
     outage.add_argument(
-        "--inventory-recovers-after", metavar="N", type=int, choices=(1, 2, 3), help=attempts_help
+        "--inventory-recovers-after", metavar="N", type=int, choices=survived, help=attempts_help
     )
     result_help = "wait for the order to end and print its result as one line of JSON"
     parser.add_argument("--wait-result", action="store_true", help=result_help)
