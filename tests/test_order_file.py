@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from io import BytesIO
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from temporalio.client import Client
 
 from order_fulfillment import order_file
@@ -124,6 +126,35 @@ def test_bytes_that_are_not_utf8_and_broken_arrays_are_mistakes() -> None:
     assert read(b'[{"order_id": "1"}, 5]') == [("1", ORDER), "element 2: order: 5 is not an object"]
     [broken] = read(b"[{},", b"{}")
     assert str(broken).startswith("the array: not JSON at character 8: Expecting ','")
+
+
+# Not any character: hypothesis would make tables of all of them, which takes seconds.
+TEXT = st.text("aZ05/@ \t\n\0\u00e9\u2603\U0001f469\ud800")
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
+FIELDS = st.sampled_from(
+    [*asdict(ORDER), "order_id", "sku", "quantity", "unit_price_cents", "token", "expiry"]
+)
+# Anything, or nearly an order.
+VALUES = st.recursive(
+    SCALARS | st.sampled_from(["temporal-mug", "12/30", "USD", 5]),
+    lambda values: (
+        st.lists(values, max_size=3) | st.dictionaries(FIELDS | TEXT, values, max_size=4)
+    ),
+)
+
+
+@settings(deadline=None, database=None)
+@given(VALUES.map(json.dumps).map(str.encode) | st.binary().filter(lambda line: b"\n" not in line))
+def test_whatever_a_line_holds_is_an_order_within_its_limits_or_a_mistake(line: bytes) -> None:
+    for found in read(line):
+        if isinstance(found, str):
+            assert found.startswith(("line 1: ", "element ", "the array: "))
+        else:
+            order_id, order = found
+            order.check()
+            assert order == ORDER or line.strip() != b"{}"
+            assert all(type(item.quantity) is int for item in order.items)
+            (order_id or "").encode()
 
 
 def write(shop: Shop, lines: Iterable[object]) -> str:
