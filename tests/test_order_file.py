@@ -131,15 +131,21 @@ def test_bytes_that_are_not_utf8_and_broken_arrays_are_mistakes() -> None:
 # Not any character: hypothesis would make tables of all of them, which takes seconds.
 TEXT = st.text("aZ05/@ \t\n\0\u00e9\u2603\U0001f469\ud800")
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
-FIELDS = st.sampled_from(
-    [*asdict(ORDER), "order_id", "sku", "quantity", "unit_price_cents", "token", "expiry"]
+ITEM = st.fixed_dictionaries({"sku": st.just("temporal-mug")}, optional={"quantity": SCALARS})
+NEARLY_AN_ORDER = st.fixed_dictionaries(
+    {},
+    optional={
+        "order_id": TEXT,
+        "currency": st.just("USD") | TEXT,
+        "approval_timeout": st.integers() | st.floats(),
+        "approval_above_cents": st.integers(),
+        "items": st.lists(ITEM, max_size=2),
+    },
 )
-# Anything, or nearly an order.
-VALUES = st.recursive(
-    SCALARS | st.sampled_from(["temporal-mug", "12/30", "USD", 5]),
-    lambda values: (
-        st.lists(values, max_size=3) | st.dictionaries(FIELDS | TEXT, values, max_size=4)
-    ),
+FIELDS = st.sampled_from([*asdict(ORDER), "order_id"]) | TEXT
+VALUES = NEARLY_AN_ORDER | st.recursive(
+    SCALARS,
+    lambda values: st.lists(values, max_size=3) | st.dictionaries(FIELDS, values, max_size=4),
 )
 
 
