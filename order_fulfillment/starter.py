@@ -123,10 +123,8 @@ def main() -> None:
         help="the inventory service is down and stays down",
     )
     survived = range(1, LAST_OUTAGE_ATTEMPT)
-    attempts_help = f"the inventory service is down for the first N attempts, 1 to {survived[-1]}"
-    outage.add_argument(
-        "--inventory-recovers-after", metavar="N", type=int, choices=survived, help=attempts_help
-    )
+    down_help = "it is down for this many attempts"
+    outage.add_argument("--inventory-recovers-after", type=int, choices=survived, help=down_help)
     result_help = "wait for the order to end and print its result as one line of JSON"
     parser.add_argument("--wait-result", action="store_true", help=result_help)
     arguments = parser.parse_args()

@@ -26,6 +26,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 from temporalio.worker import Worker
 
+from order_fulfillment import orders
 from order_fulfillment.activities import OrderActivities
 from order_fulfillment.shared import PaymentRequest
 from order_fulfillment.workflow import OrderWorkflow
@@ -110,6 +111,7 @@ async def payments(
         ((402, "declined", {}), "PaymentValidationError", True, None),
         ((200, "declined", {}), "PaymentValidationError", True, None),
         ((400, "", {}), "PaymentRequestError", True, None),
+        ((422, "", {}), "PaymentRequestError", True, None),
         ((409, "", {}), "PaymentError", False, None),
         ((429, "", {"Retry-After": "7"}), "PaymentBusyError", False, timedelta(seconds=7)),
         ((503, "", {"Retry-After": "7"}), "PaymentBusyError", False, timedelta(seconds=7)),
@@ -225,6 +227,20 @@ async def test_two_people_decide_on_the_web_page(
     with shop.worker():
         await asyncio.to_thread(decide)
         assert (await order.result()).decided_by == "Grace"
+
+    monkeypatch.setattr(orders, "QUERY_SECONDS", 1)
+    late_shift = await place(dev_server, shop.task_queue)
+
+    def decide_without_a_worker() -> None:
+        with TestClient(app, follow_redirects=False) as browser:
+            kept = browser.post(
+                f"/reject?id={late_shift.id}", headers={"X-Forwarded-User": "Grace"}
+            )
+            assert kept.status_code == 303
+
+    await asyncio.to_thread(decide_without_a_worker)
+    with shop.worker():
+        assert (await late_shift.result()).message == "rejected: by Grace"
 
 
 def test_what_may_be_deleted_is_not_missed(shop: Shop) -> None:
