@@ -5,8 +5,12 @@ import sqlite3
 from contextlib import closing
 
 from temporalio.api.deployment.v1 import WorkerDeploymentInfo
-from temporalio.api.enums.v1 import RoutingConfigUpdateState, VersionDrainageStatus
-from temporalio.api.workflowservice.v1 import DescribeWorkerDeploymentRequest
+from temporalio.api.enums.v1 import TaskQueueType, VersionDrainageStatus
+from temporalio.api.taskqueue.v1 import TaskQueue
+from temporalio.api.workflowservice.v1 import (
+    DescribeTaskQueueRequest,
+    DescribeWorkerDeploymentRequest,
+)
 from temporalio.client import Client
 
 from order_fulfillment import progress
@@ -46,8 +50,14 @@ async def make_current(client: Client, shop: Shop, build_id: str) -> None:
         return run.returncode == 0
 
     async def known_to_the_task_queue() -> bool:
-        state = (await deployment(client, name)).routing_config_update_state
-        return state == RoutingConfigUpdateState.ROUTING_CONFIG_UPDATE_STATE_COMPLETED
+        # The deployment's own routing_config_update_state may never say so (temporal issue 11842).
+        request = DescribeTaskQueueRequest(
+            namespace="default",
+            task_queue=TaskQueue(name=name),
+            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+        )
+        queue = await client.workflow_service.describe_task_queue(request)
+        return queue.versioning_info.current_deployment_version.build_id == build_id
 
     await until(done, f"{build_id} to be current")
     await until(known_to_the_task_queue, "new orders to go there")
