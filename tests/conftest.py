@@ -63,16 +63,10 @@ def full_size(pytestconfig: pytest.Config) -> bool:
 
 # By default an idle dev server takes up to 50 ms to hand out each task.
 DEV_SERVER_TUNING = ["--dynamic-config-value", "history.transferProcessorMaxPollRPS=10000"]
-# For tests of Worker Versioning: a version without orders counts as drained after seconds, not
-# minutes; and all of a task queue knows the current version as soon as its only partition does.
-VERSIONING = [
-    f"--dynamic-config-value=matching.{setting}"
-    for setting in (
-        'wv.VersionDrainageStatusVisibilityGracePeriod="5s"',
-        'wv.VersionDrainageStatusRefreshInterval="5s"',
-        "numTaskqueueReadPartitions=1",
-        "numTaskqueueWritePartitions=1",
-    )
+# How long the server waits until it counts a version without orders as drained; by default minutes.
+DRAINAGE = [
+    f'--dynamic-config-value=matching.wv.VersionDrainageStatus{setting}="5s"'
+    for setting in ("VisibilityGracePeriod", "RefreshInterval")
 ]
 
 
@@ -222,7 +216,7 @@ async def dev_server() -> AsyncIterator[Client]:
         # On PATH where the wheel exists; elsewhere None lets the SDK download it.
         dev_server_existing_path=shutil.which("temporal"),
         dev_server_log_level="error",
-        dev_server_extra_args=[*DEV_SERVER_TUNING, *VERSIONING, "--http-port", str(port + 1000)],
+        dev_server_extra_args=[*DEV_SERVER_TUNING, *DRAINAGE, "--http-port", str(port + 1000)],
     ) as environment:
         yield environment.client
 

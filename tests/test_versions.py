@@ -39,6 +39,17 @@ async def deployment(client: Client, name: str) -> WorkerDeploymentInfo:
     return answer.worker_deployment_info
 
 
+async def current_version(client: Client, task_queue: str) -> str:
+    """The version to which a task queue sends new orders."""
+    request = DescribeTaskQueueRequest(
+        namespace="default",
+        task_queue=TaskQueue(name=task_queue),
+        task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
+    )
+    queue = await client.workflow_service.describe_task_queue(request)
+    return queue.versioning_info.current_deployment_version.build_id
+
+
 async def make_current(client: Client, shop: Shop, build_id: str) -> None:
     """Let new orders begin on a version."""
     name = shop.task_queue
@@ -51,13 +62,8 @@ async def make_current(client: Client, shop: Shop, build_id: str) -> None:
 
     async def known_to_the_task_queue() -> bool:
         # The deployment's own routing_config_update_state may never say so (temporal issue 11842).
-        request = DescribeTaskQueueRequest(
-            namespace="default",
-            task_queue=TaskQueue(name=name),
-            task_queue_type=TaskQueueType.TASK_QUEUE_TYPE_WORKFLOW,
-        )
-        queue = await client.workflow_service.describe_task_queue(request)
-        return queue.versioning_info.current_deployment_version.build_id == build_id
+        partitions = [name, *(f"/_sys/{name}/{number}" for number in range(1, 4))]
+        return {await current_version(client, each) for each in partitions} == {build_id}
 
     await until(done, f"{build_id} to be current")
     await until(known_to_the_task_queue, "new orders to go there")
