@@ -56,6 +56,9 @@ def parse(element: Any, model: Order) -> tuple[str | None, Order]:
             raise ValueError("order_id: empty")
         order = _with(fields, model, "")
         order.check()
+        priced = all("unit_price_cents" in item for item in fields.get("items", [{}]))
+        if order.currency != "USD" and not priced:
+            raise ValueError("items: without a unit_price_cents, and the catalogue is in USD")
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON at character {error.pos + 1}: {error.msg}") from None
     except (OverflowError, RecursionError) as error:

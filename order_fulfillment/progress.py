@@ -30,14 +30,11 @@ class WorkflowTaskError(connection.TemporalError):
 
 async def follow(order: WorkflowHandle[Any, Any]) -> AsyncIterator[str]:
     """What an order waits for, in words, until it has ended. The same may be said again."""
-    run_id, seen, since = None, None, 0.0
+    seen, since = None, 0.0
     while True:
         try:
             async with connection.server_errors():
                 description = await order.describe()
-            if run_id not in (None, description.run_id):
-                yield f"the workflow was reset; the order goes on in run {description.run_id}"
-            run_id = description.run_id
             if description.status != WorkflowExecutionStatus.RUNNING:
                 return
             for failed in failed_attempts(description):

@@ -8,7 +8,6 @@ answer. What the services did can be read in their books:
 """
 
 import sqlite3
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -87,15 +86,13 @@ class UnknownItemError(Exception):
 
 
 class ShopServices:
-    """All three services, and their books in one file. May be used by many threads at once."""
+    """All three services, and their books in one file. They take one call at a time."""
 
     def __init__(self, file: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         """Open the books, or begin new ones with a full stock; OSError if that cannot be."""
         self._now = now
-        self._lock = threading.Lock()
         try:
-            # One connection for all threads, since SQLite has one writer at a time anyway. While
-            # another worker writes, a call waits for two seconds, and then fails.
+            # While another worker writes, a call waits for two seconds, and then fails.
             self._books = sqlite3.connect(
                 file, timeout=2, isolation_level=None, check_same_thread=False
             )
@@ -195,7 +192,7 @@ class ShopServices:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """All of it or nothing, and on disk at the end."""
-        with self._lock, self._books:
+        with self._books:
             # IMMEDIATE: no other worker writes between this one's reading and writing.
             self._books.execute("BEGIN IMMEDIATE")
             yield self._books

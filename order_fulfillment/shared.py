@@ -151,10 +151,8 @@ class ApprovalDecision:
         return f"{verdict}: {self.note}" if self.note else verdict
 
 
-# A step may run more than once, but its service must act only once. So each request has an
-# idempotency key: the same for every attempt of the step, and another for every other step and
-# order. The workflow makes it, since an activity would make a new one for each attempt. What was
-# reserved, and no delivery has taken after `lapses_after` seconds, is free again.
+# The workflow makes the idempotency key of each step, since an activity would make a new one for
+# each attempt. What no delivery has taken after `lapses_after` seconds is free again.
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,7 @@ from typing import Any
 
 from order_fulfillment import order_file, orders
 from order_fulfillment.activities import LAST_OUTAGE_ATTEMPT
-from order_fulfillment.shared import (
-    CATALOGUE,
-    TASK_QUEUE,
-    Card,
-    Order,
-    OrderItem,
-    Simulation,
-    amount,
-)
+from order_fulfillment.shared import CATALOGUE, TASK_QUEUE, Card, Order, OrderItem, Simulation
 from order_fulfillment.support import command_line as cli
 from order_fulfillment.support.connection import NoAnswerError, TemporalError, connect, queue_name
 
@@ -91,7 +83,7 @@ def item(argument: str) -> OrderItem:
 
 def main() -> None:
     """Read the command line and start what it asks for."""
-    prices = ", ".join(f"{sku} {amount(price, 'USD')}" for sku, price in CATALOGUE.items())
+    prices = ", ".join(f"{sku} {cents / 100:.2f} USD" for sku, cents in CATALOGUE.items())
     parser = cli.ArgumentParser(
         description="Start an order, or a file of orders, and print their workflow IDs.",
         epilog=f"catalogue: {prices}",

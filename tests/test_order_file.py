@@ -23,6 +23,7 @@ from tests.history import ORDER
 from tests.script import wait_until
 
 MUG = {"sku": "temporal-mug"}
+IN_YEN: dict[str, Any] = {"currency": "JPY", "items": [MUG | {"unit_price_cents": 1800}]}
 
 
 def read(*lines: bytes) -> list[tuple[str | None, Order] | str]:
@@ -46,7 +47,7 @@ def test_what_an_order_leaves_out_comes_from_the_model_and_the_catalogue() -> No
         "simulation": {"inventory_recovers_after": None},
     }
 
-    assert read(json.dumps(given).encode(), b"{}") == [
+    assert read(json.dumps(given).encode(), json.dumps(IN_YEN).encode(), b"{}") == [
         (
             "A-1",
             replace(
@@ -58,6 +59,7 @@ def test_what_an_order_leaves_out_comes_from_the_model_and_the_catalogue() -> No
                 simulation=Simulation(None),
             ),
         ),
+        (None, replace(ORDER, currency="JPY", items=[OrderItem("temporal-mug", 1, 1800)])),
         (None, ORDER),
     ]
 
@@ -100,6 +102,8 @@ def test_what_real_exports_have_is_no_mistake(file: bytes) -> None:
         ({"items": [MUG | {"size": 3}]}, "items.0.size: no such field; there are: sku, quantity"),
         ({"items": {"0": MUG}}, "is not a list"),
         ({"currency": "usd"}, "currency: 'usd' is not three capital letters"),
+        ({"currency": "JPY"}, "items: without a unit_price_cents, and the catalogue is in USD"),
+        (IN_YEN | {"items": [*IN_YEN["items"], MUG]}, "items: without a unit_price_cents"),
         ({"card": "4242"}, 'card: "4242" is not an object'),
         ({"card": {"expiry": "2027-01"}}, "card.expiry: '2027-01' is not of the form MM/YY"),
         ({"approval_timeout": "30 s"}, 'approval_timeout: "30 s" is not a number'),

@@ -246,9 +246,7 @@ async def test_interrupted_waiting_leaves_the_order_alone(
     await until_status(order, OrderStatus.AWAITING_APPROVAL)
 
 
-async def test_a_waiting_script_follows_a_reset_and_says_so(
-    open_shop: Shop, dev_server: Client
-) -> None:
+async def test_a_waiting_script_follows_a_reset(open_shop: Shop, dev_server: Client) -> None:
     order = await place(dev_server, open_shop.task_queue)
     await until_status(order, OrderStatus.AWAITING_APPROVAL)
     waiting = open_shop.start("signals.py", "result", order.id)
@@ -257,7 +255,6 @@ async def test_a_waiting_script_follows_a_reset_and_says_so(
     reset = open_shop.temporal(
         *("workflow", "reset", "--workflow-id", order.id, "--event-id", "4", "--reason", "test")
     )
-    waiting.until_prints("the workflow was reset; the order goes on in run ")
     again = dev_server.get_workflow_handle_for(OrderWorkflow.run, order.id)
     await again.signal(OrderWorkflow.approve_order, ApprovalDecision(approved=True))
 
