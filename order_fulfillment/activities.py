@@ -7,9 +7,8 @@ Temporal's rules for activities:
 - An activity that raises a non-retryable error fails the order. Any other error is retried.
 """
 
-import asyncio
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 
 from temporalio import activity
@@ -27,36 +26,26 @@ class OrderActivities:
 
     def __init__(self, services: ShopServices) -> None:
         self._services = services
-        # What blocks must not run in the event loop: it would hold up the whole worker. One thread
-        # is enough, since SQLite has one writer at a time. An asynchronous client needs none.
-        self._thread = ThreadPoolExecutor(1)
 
     @activity.defn
-    async def process_payment(self, request: PaymentRequest) -> str:
+    def process_payment(self, request: PaymentRequest) -> str:
         """Authorize the amount and return the authorization's reference.
-
-        No money moves: what `deliver_order` does not capture lapses, so there is nothing to undo.
 
         Raises:
             ApplicationError: of type PaymentValidationError, not retried, when the provider
                 refuses the card or the amount.
         """
-        authorization = await self._ask(
-            self._services.authorize,
-            request.idempotency_key,
-            request.amount_cents,
-            request.currency,
-            request.card,
-            timedelta(seconds=request.lapses_after),
-        )
-        activity.logger.info("Authorized payment %s", authorization)
-        return authorization
+        key, lapses_after = request.idempotency_key, timedelta(seconds=request.lapses_after)
+        with service_errors():
+            reference = self._services.authorize(
+                key, request.amount_cents, request.card, lapses_after
+            )
+        activity.logger.info("Authorized payment %s", reference)
+        return reference
 
     @activity.defn
-    async def reserve_inventory(self, request: ReservationRequest) -> str:
-        """Hold the goods in the warehouse and return the reservation's reference.
-
-        What `deliver_order` does not ship lapses, too.
+    def reserve_inventory(self, request: ReservationRequest) -> str:
+        """Reserve the goods in the warehouse and return the reservation's reference.
 
         Raises:
             ApplicationError: of type OutOfStockError or InvalidQuantityError, not retried; of type
@@ -75,35 +64,35 @@ class OrderActivities:
         quantities = request.quantities
         # Scenario 7, the web shop's bug: uncomment this line and restart the worker.
         # quantities = {sku.removesuffix("@@@"): pieces for sku, pieces in quantities.items()}
-        lapses_after = timedelta(seconds=request.lapses_after)
-        reservation = await self._ask(
-            self._services.hold, request.idempotency_key, quantities, lapses_after
-        )
-        activity.logger.info("Reserved inventory %s", reservation)
-        return reservation
+        key, lapses_after = request.idempotency_key, timedelta(seconds=request.lapses_after)
+        with service_errors():
+            reference = self._services.hold(key, quantities, lapses_after)
+        activity.logger.info("Reserved inventory %s", reference)
+        return reference
 
     @activity.defn
-    async def deliver_order(self, request: DeliveryRequest) -> str:
-        """Capture the authorized payment, ship the held goods and return the tracking number.
+    def deliver_order(self, request: DeliveryRequest) -> str:
+        """Capture the authorized payment, ship the reserved goods, return the tracking number.
 
         Raises:
             ApplicationError: of type LapsedError, not retried, when the authorization or the
-                hold has lapsed; then nothing was captured or shipped.
+                reservation has lapsed; then nothing was captured or shipped.
         """
-        tracking_number = await self._ask(
-            self._services.deliver,
-            request.idempotency_key,
-            request.payment_authorization,
-            request.inventory_reservation,
-        )
+        with service_errors():
+            tracking_number = self._services.deliver(
+                request.idempotency_key,
+                request.payment_authorization,
+                request.inventory_reservation,
+            )
         activity.logger.info("Captured the payment and shipped the goods as %s", tracking_number)
         return tracking_number
 
-    async def _ask[*Ts](self, service: Callable[[*Ts], str], *request: *Ts) -> str:
-        """Ask a service, and name its errors for Temporal: a refusal fails the order."""
-        try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._thread, service, *request)
-        except (RefusedError, UnknownItemError) as error:
-            refused, kind = isinstance(error, RefusedError), type(error).__name__
-            raise ApplicationError(str(error), type=kind, non_retryable=refused) from None
+
+@contextmanager
+def service_errors() -> Iterator[None]:
+    """Give the errors of the services their Temporal names. A refusal is not retried."""
+    try:
+        yield
+    except (RefusedError, UnknownItemError) as error:
+        refused, name = isinstance(error, RefusedError), type(error).__name__
+        raise ApplicationError(str(error), type=name, non_retryable=refused) from None

@@ -8,26 +8,27 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
 from tempfile import TemporaryDirectory
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+from temporalio.service import RPCError
 
 from order_fulfillment.support.command_line import ArgumentParser, printable, run
-from order_fulfillment.support.connection import NoServerError, connect
+from order_fulfillment.support.connection import connect
 
 PACKAGE = Path(__file__).resolve().parent
 README = PACKAGE.parent / "README.md"
 PATIENCE_SECONDS = 60
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
 
 
-@dataclass(frozen=True)
-class Scenario:
+class Scenario(NamedTuple):
     """A section of README: what to type, the lines of output that it shows, what to notice."""
 
     commands: str
@@ -66,6 +67,13 @@ class Shell:
         ignore = shutil.ignore_patterns("__pycache__", "worker.pid", "shop.db*")
         self.copy = Path(shutil.copytree(PACKAGE, Path(folder, PACKAGE.name), ignore=ignore))
         self.task_queue = f"demo-{token_hex(4)}"
+        self._environment = os.environ | {
+            "TEMPORAL_TASK_QUEUE": self.task_queue,
+            # The code of the copy, in the environment of this checkout.
+            "PYTHONPATH": folder,
+            "UV_PROJECT": str(PACKAGE.parent),
+            "UV_NO_SYNC": "1",
+        }
         self._groups: list[int] = []
 
     async def type(self, commands: str) -> list[str]:
@@ -75,14 +83,7 @@ class Shell:
         process = await asyncio.create_subprocess_exec(
             *("bash", "-v", script),
             cwd=self.copy,
-            env=os.environ
-            | {
-                "TEMPORAL_TASK_QUEUE": self.task_queue,
-                # The code of the copy, in the environment of this checkout.
-                "PYTHONPATH": str(self.copy.parent),
-                "UV_PROJECT": str(PACKAGE.parent),
-                "UV_NO_SYNC": "1",
-            },
+            env=self._environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -102,7 +103,7 @@ class Shell:
 
     async def start_server(self) -> None:
         """Start a dev server, unless a server is running."""
-        with suppress(NoServerError):
+        with suppress(ConnectionError):
             await connect()
             return
         host, _, port = os.environ.get("TEMPORAL_ADDRESS", "localhost:7233").rpartition(":")
@@ -113,46 +114,64 @@ class Shell:
             await self.type(f"{command} > server.log 2>&1 &\n")
             for _ in range(100):
                 await asyncio.sleep(0.1)
-                with suppress(NoServerError):
+                with suppress(ConnectionError):
                     await connect()
                     console.print(f"Its Web UI is at http://localhost:{int(port) + 1000}")
                     return
+            console.print((self.copy / "server.log").read_text(), style="red")
         await connect()
+
+    async def start_worker(self) -> None:
+        """Start a worker. Orders wait until it is there."""
+        await self.type("uv run worker.py > worker.log 2>&1 &\n")
+
+    async def play(self, scenario: Scenario) -> str | None:
+        """Play a scenario, and return the first line of README that was missing."""
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                return first_missing(scenario.shown, await self.type(scenario.commands))
+        except TimeoutError:
+            # The cause may be in the log. The worker may be one of this scenario's processes.
+            console.print((self.copy / "worker.log").read_text()[-2000:], style="red")
+            self.kill(self._groups.pop())
+            await self.start_worker()
+            return f"the end, within {PATIENCE_SECONDS} seconds"
 
     async def close(self) -> None:
         """End what was started: orders, in case the server goes on, and processes."""
-        with suppress(NoServerError):
+        try:
             client = await connect()
             running = f"TaskQueue = '{self.task_queue}' AND ExecutionStatus = 'Running'"
             async for order in client.list_workflows(running):
-                await client.get_workflow_handle(order.id).terminate("the demo has ended")
-        for group in self._groups:
-            with suppress(ProcessLookupError):
-                os.killpg(group, signal.SIGKILL)
+                with suppress(RPCError):  # It may just have ended.
+                    await client.get_workflow_handle(order.id).terminate("the demo has ended")
+        finally:
+            for group in self._groups:
+                self.kill(group)
+
+    def kill(self, group: int) -> None:
+        """End the processes of a group."""
+        with suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
 
 
 async def play(names: list[str], keep: bool) -> int:
     """Play scenarios, sum up and clean up; return the exit code."""
     table = Table("scenario", "README's output", "seconds", box=None, pad_edge=False)
     exit_code = 0
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # As Ctrl-C does; by default they would end the demo without its clean-up.
-        signal.signal(number, signal.getsignal(signal.SIGINT))
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, task.cancel)
     with TemporaryDirectory(prefix="order-demo-") as folder:
         shell = Shell(folder)
         try:
             await shell.start_server()
-            await shell.type("uv run worker.py > worker.log 2>&1 &\n")
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                await shell.type("until [ -e worker.pid ]; do sleep 0.1; done\n")
+            await shell.start_worker()
             for name in names:
-                scenario, began = scenarios()[name], time.monotonic()
                 console.print(f"\n{name}", style="bold")
-                try:
-                    async with asyncio.timeout(PATIENCE_SECONDS):
-                        missing = first_missing(scenario.shown, await shell.type(scenario.commands))
-                except TimeoutError:
-                    missing = f"the end, within {PATIENCE_SECONDS} seconds"
+                scenario, began = scenarios()[name], time.monotonic()
+                missing = await shell.play(scenario)
                 exit_code = exit_code or int(bool(missing))
                 style = "red" if missing else "green"
                 news = f"Not seen: {missing}" if missing else f"Notice: {scenario.notice}"
@@ -164,9 +183,10 @@ async def play(names: list[str], keep: bool) -> int:
                 console.print(f"TEMPORAL_TASK_QUEUE={shell.task_queue} is served until Ctrl-C.")
                 await asyncio.Event().wait()
         finally:
-            # Impatient people press Ctrl-C again.
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            await shell.close()
+            for number in STOP_SIGNALS:  # Impatient people press Ctrl-C again.
+                loop.add_signal_handler(number, lambda: None)
+            with suppress(ConnectionError):
+                await shell.close()
     return exit_code
 
 

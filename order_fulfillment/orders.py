@@ -1,21 +1,18 @@
-"""What one can do with an order from outside: start it, decide about it, ask how it stands.
-
-For the scripts, the tests, and any other program:
-
-    order = await orders.start(client, "order-1", Order("Ada", items, card))
-    await orders.decide(order, ApprovalDecision(approved=True))
-    result = await orders.result(order)
-
-What goes wrong is a TemporalError of `support.connection`; its text is for people.
-"""
+"""Which orders wait for a decision, what an order waits for, and what went wrong, in words."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+import os
+import shlex
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from datetime import datetime
 from itertools import batched
+from pathlib import Path
+from typing import NamedTuple
 
-from temporalio import exceptions
+from temporalio.api.enums.v1.workflow_pb2 import PENDING_ACTIVITY_STATE_SCHEDULED
+from temporalio.api.failure.v1 import Failure
 from temporalio.client import (
     Client,
     WorkflowExecutionDescription,
@@ -24,35 +21,27 @@ from temporalio.client import (
     WorkflowHandle,
     WorkflowQueryFailedError,
 )
-from temporalio.common import WorkflowIDReusePolicy
+from temporalio.exceptions import ActivityError, CancelledError, WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
 
-from order_fulfillment import progress
-from order_fulfillment.shared import TASK_QUEUE, ApprovalDecision, Order, OrderResult, amount
-from order_fulfillment.support import connection
+from order_fulfillment.shared import Order, OrderResult, OrderStatus, dollars
+from order_fulfillment.support.connection import answer_within, explain_call
 from order_fulfillment.workflow import OrderWorkflow
 
 type OrderHandle = WorkflowHandle[OrderWorkflow, OrderResult]
 type Report = Callable[[str], object]
 
-QUERY_SECONDS = 8
-"""How long to wait for the answer to a query: longer than the server waits for a dead worker."""
+QUERY_SECONDS = 8  # The server waits five seconds for a dead worker before it asks another one.
+LIST_SECONDS = 30  # Thousands of orders keep the server busy.
+STALLED_SECONDS = 3
 
 
-class OrderExistsError(connection.TemporalError):
-    """The ID was used before, for an order that may have ended since."""
+class OrderError(Exception):
+    """An order does not do what it was asked for. The text says why, for people."""
 
 
-class DecisionIgnoredError(connection.TemporalError):
-    """The order has ended, or another decision came first."""
-
-
-class OrderFailedError(connection.TemporalError):
-    """The order failed or was canceled, or the server closed it: there is no result."""
-
-
-@dataclass(frozen=True)
-class PendingOrder:
-    """An order that waits for a decision, as its starter described it."""
+class PendingOrder(NamedTuple):
+    """An order that waits for a decision."""
 
     order_id: str
     customer: str
@@ -60,177 +49,171 @@ class PendingOrder:
     started: datetime
 
 
-async def start(
-    client: Client, order_id: str, order: Order, task_queue: str = TASK_QUEUE, seconds: float = 3
-) -> OrderHandle:
-    """Start an order. The server has this many seconds to answer.
-
-    Raises:
-        ValueError: when the order is not within its limits.
-        OrderExistsError: when the ID was used before.
-    """
-    order.check()
-    try:
-        async with connection.server_errors(seconds):
-            await client.start_workflow(
-                OrderWorkflow.run,
-                order,
-                id=order_id,
-                task_queue=task_queue,
-                # By default Temporal would reuse the ID of an order that has ended.
-                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-                # What a workflow task waits that a stopped worker has lost; by default ten seconds.
-                task_timeout=timedelta(seconds=5),
-                # The server takes at most 400 bytes; one character is at most 12 as JSON.
-                static_summary=f"Order of {order.customer_name[:30]}",
-                # A list of workflows has it at hand, without asking any worker.
-                memo=_memo(order),
-            )
-    except exceptions.WorkflowAlreadyStartedError:
-        raise OrderExistsError(f"order {order_id!r} exists already; choose another ID") from None
-    # A handle by ID alone follows the order when somebody resets its workflow.
-    return client.get_workflow_handle_for(OrderWorkflow.run, order_id)
-
-
-async def find(client: Client, order_id: str) -> OrderHandle:
-    """Find an order that was started before.
-
-    Raises:
-        NotFoundError: when there is none, or the ID is that of another kind of workflow.
-    """
-    order = client.get_workflow_handle_for(OrderWorkflow.run, order_id)
-    if (await _describe(order)).workflow_type != "OrderWorkflow":
-        raise connection.NotFoundError(f"workflow {order_id!r} is not an order")
-    return order
-
-
-async def decide(order: OrderHandle, decision: ApprovalDecision) -> None:
-    """Send a decision, and see that the one that stands has the same words.
-
-    Raises:
-        DecisionIgnoredError: when the order has ended, or a different decision came first.
-        NoWorkerError, WorkflowTaskError: the server keeps the decision, but no worker can tell.
-    """
-    try:
-        async with connection.server_errors():
-            await order.signal(OrderWorkflow.approve_order, decision)
-    except connection.NotFoundError:
-        standing = f"closed already ({await status(order)})"
-    else:
-        message = await approval_message(order)
-        if message == decision.message:
-            return
-        standing = message or await status(order)
-    raise DecisionIgnoredError(f"the decision changes nothing: order {order.id!r} is {standing}")
-
-
-async def pending(client: Client, task_queue: str = TASK_QUEUE) -> AsyncIterator[PendingOrder]:
-    """The orders that wait for a decision, oldest first. It needs no worker."""
-    async with connection.server_errors(30):  # A crowd of orders keeps the server busy.
-        running = [
-            workflow
-            async for workflow in client.list_workflows(
-                f"TaskQueue = '{task_queue}' AND WorkflowType = 'OrderWorkflow' "
-                "AND ExecutionStatus = 'Running'"
-            )
-        ]
-    running.sort(key=lambda workflow: workflow.start_time)
+async def pending(client: Client, task_queue: str) -> AsyncIterator[PendingOrder]:
+    """List the orders that wait for a decision, oldest first. It needs no worker."""
+    query = f"TaskQueue = '{task_queue}' AND WorkflowType = 'OrderWorkflow'"
+    async with answer_within(LIST_SECONDS):
+        workflows = client.list_workflows(f"{query} AND ExecutionStatus = 'Running'")
+        running = sorted([each async for each in workflows], key=lambda each: each.start_time)
     for group in batched(running, 200):
         handles = [client.get_workflow_handle(workflow.id) for workflow in group]
-        async with connection.server_errors(30):
+        async with answer_within(LIST_SECONDS):
             descriptions = await asyncio.gather(*(handle.describe() for handle in handles))
         for order in descriptions:
-            if progress.waits_for_decision(order):
-                memo = await order.memo() or await _memo_of_input(client, order.id)
-                yield PendingOrder(order.id, memo["customer"], memo["total"], order.start_time)
+            if waits_for_decision(order):
+                shown = await order.memo()
+                if not {"customer", "total"} <= shown.keys():  # Another program started it.
+                    shown = await _memo_of_input(client, order.id)
+                customer, total = str(shown["customer"]), str(shown["total"])
+                yield PendingOrder(order.id, customer, total, order.start_time)
 
 
-async def status(order: OrderHandle, report: Report = lambda news: None) -> str:
-    """Where the order stands: an OrderStatus, or TERMINATED or TIMED_OUT by the server.
-
-    `report` is called with the last failed attempt of a step that is being retried, in words.
-    """
-    description = await _describe(order)
-    for failed in progress.failed_attempts(description):
-        report(failed)
-    match description.status:
-        case WorkflowExecutionStatus.RUNNING:
-            # While its workflow task fails, the server keeps a query waiting at first.
-            if description.raw_description.pending_workflow_task.attempt > 1:
-                obstacle = await progress.obstacle(order)
-                if isinstance(obstacle, progress.WorkflowTaskError):
-                    raise obstacle
-            return str(await _query(order, "status"))
-        case WorkflowExecutionStatus.COMPLETED:
-            return (await result(order)).status
-    # The workflow itself was not told if the server closed it.
-    return description.status.name if description.status else ""
-
-
-async def approval_message(order: OrderHandle) -> str | None:
-    """The decision in words; None while there is none."""
-    message = await _query(order, "approval_message")
-    return None if message is None else str(message)
-
-
-async def result(order: OrderHandle, report: Report = lambda news: None) -> OrderResult:
-    """Wait until the order ends, and meanwhile `report` what `progress.follow` tells.
-
-    Raises:
-        OrderFailedError: when there is no result.
-    """
-    told = set[str]()
-    async for news in progress.follow(order):
-        if news not in told:
-            told.add(news)
-            report(news)
-    try:
-        async with connection.server_errors():
-            result = await order.result()
-    except WorkflowFailureError as error:
-        raise OrderFailedError(f"order {order.id!r} {_how_it_ended(error.cause)}") from None
-    report(f"status: {result.status}")
-    return result
-
-
-def _memo(order: Order) -> dict[str, str]:
-    price = amount(order.total_cents, order.currency)
-    return {"customer": order.customer_name[:100], "total": price}
+def memo(order: Order) -> dict[str, str]:
+    """What a list of orders shows of one, without asking any worker."""
+    return {"customer": order.customer_name[:100], "total": dollars(order.total_cents)}
 
 
 async def _memo_of_input(client: Client, order_id: str) -> dict[str, str]:
-    """What `start` would have noted, for an order that another client started."""
+    """The memo that starter.py would have made."""
     history = client.get_workflow_handle(order_id).fetch_history_events(page_size=1)
     started = (await anext(history)).workflow_execution_started_event_attributes
     [order] = await client.data_converter.decode(started.input.payloads, [Order])
-    return _memo(order)
+    return memo(order)
 
 
-async def _describe(order: OrderHandle) -> WorkflowExecutionDescription:
+async def describe(order: OrderHandle) -> WorkflowExecutionDescription:
+    """Describe an order, which needs no worker; OrderError when the workflow is not an order."""
+    async with answer_within():
+        description = await order.describe()
+    if description.workflow_type != "OrderWorkflow":
+        raise OrderError(f"workflow {order.id!r} is not an order")
+    return description
+
+
+def waits_for_decision(order: WorkflowExecutionDescription) -> bool:
+    """Whether an order waits for its decision: it runs, but no worker has anything to do."""
+    tasks = order.raw_description
+    idle = not tasks.pending_activities and not tasks.HasField("pending_workflow_task")
+    return idle and order.status == WorkflowExecutionStatus.RUNNING
+
+
+def waits_for_worker(order: WorkflowExecutionDescription) -> bool:
+    """Whether a worker should go on with an order now: a workflow task takes milliseconds."""
+    tasks = order.raw_description
+    return tasks.HasField("pending_workflow_task") or any(
+        step.state == PENDING_ACTIVITY_STATE_SCHEDULED
+        and not step.HasField("next_attempt_schedule_time")
+        for step in tasks.pending_activities
+    )
+
+
+def failed_attempts(order: WorkflowExecutionDescription) -> Iterator[str]:
+    """The last failed attempt of each step that is being retried, in words."""
+    for step in order.raw_description.pending_activities:
+        if step.HasField("last_failure"):
+            failure = _in_words(step.last_failure)
+            yield f"{step.activity_type.name}, attempt {step.attempt - 1} failed: {failure}"
+
+
+async def result(order: OrderHandle, report: Report) -> OrderResult:
+    """Wait until an order has ended, and report what it waits for.
+
+    Raises:
+        WorkflowFailureError: when the order ended without a result.
+    """
+    told, length, since = set[str](), 0, 0.0
+
+    def tell(news: str) -> None:
+        if news not in told:
+            told.add(news)
+            report(news)
+
+    # `order.result()` would wait, too, but fails when the server restarts or the order is reset.
+    while True:
+        try:
+            description = await describe(order)
+            if description.status != WorkflowExecutionStatus.RUNNING:
+                break
+            for failed in failed_attempts(description):
+                tell(failed)
+            if waits_for_decision(description):
+                tell(f"status: {OrderStatus.AWAITING_APPROVAL}")
+            if description.history_length != length or not waits_for_worker(description):
+                length, since = description.history_length, time.monotonic()
+            elif time.monotonic() - since > STALLED_SECONDS:
+                tell(f"still waiting: {await _obstacle(order)}")
+        except TimeoutError as error:
+            tell(f"still waiting: {error}")
+        await asyncio.sleep(0.5)  # A first failed attempt can be seen for no longer than this.
+    async with answer_within():
+        result = await order.result()
+    tell(f"status: {result.status}")
+    return result
+
+
+@asynccontextmanager
+async def worker_answers(order: OrderHandle) -> AsyncIterator[None]:
+    """Give a worker `QUERY_SECONDS` to answer a query; OrderError with the reason if none does."""
+    # A query would wait for the next attempt of a workflow task that fails.
+    if failure := await _task_failure(order):
+        raise OrderError(failure)
     try:
-        async with connection.server_errors():
-            return await order.describe()
-    except connection.NotFoundError:
-        raise connection.NotFoundError(f"there is no order {order.id!r}") from None
-
-
-async def _query(order: OrderHandle, query: str) -> object:
-    try:
-        async with connection.server_errors(QUERY_SECONDS):
-            return await order.query(query)
+        async with answer_within(QUERY_SECONDS):
+            yield
     except WorkflowQueryFailedError as error:
-        # To answer, a worker may have to replay the order, which fails when workflow.py does.
-        raise progress.WorkflowTaskError(order.id, str(error)) from None
-    except connection.NoAnswerError:
-        raise await progress.obstacle(order) from None
+        # A worker may have to replay the order to answer, and then meet a bug of workflow.py.
+        raise OrderError(_failing(order, str(error))) from None
+    except (TimeoutError, RPCError):
+        raise OrderError(await _obstacle(order)) from None
 
 
-def _how_it_ended(cause: BaseException) -> str:
-    match cause:
-        case exceptions.ActivityError(activity_type=step, cause=error):
-            return f"failed at {step}: {error}; to try again, start a new order"
-        case exceptions.CancelledError():
-            return "was canceled before its delivery; nothing was charged or shipped"
-        case exceptions.TerminatedError() | exceptions.TimeoutError():
-            return f"was closed by the server: {cause}"
-    return f"failed: {cause}"
+async def _obstacle(order: OrderHandle) -> str:
+    failure = await _task_failure(order)
+    return failure or f"no worker answers; start one with: {command('worker.py')}"
+
+
+async def _task_failure(order: OrderHandle) -> str | None:
+    """Say why the order's last workflow task failed; None if it did not."""
+    failure = Failure()
+    async with answer_within():
+        async for event in order.fetch_history_events():
+            if event.HasField("workflow_task_failed_event_attributes"):
+                failure = event.workflow_task_failed_event_attributes.failure
+            elif event.HasField("workflow_task_completed_event_attributes"):
+                failure = Failure()
+    # The server's own reasons, such as a restart in between, have no message.
+    return _failing(order, _in_words(failure)) if failure.message else None
+
+
+def _failing(order: OrderHandle, reason: str) -> str:
+    remedy = "it goes on by itself once workflow.py is fixed and the worker restarted"
+    return f"the workflow task of order {order.id!r} fails: {reason}; {remedy}"
+
+
+def _in_words(failure: Failure) -> str:
+    kind = failure.application_failure_info.type
+    return f"{kind}: {failure.message}" if kind else failure.message
+
+
+def explain(order_id: str, error: Exception) -> str:
+    """Explain in one line what became of an order, or of a call about it, and what to do."""
+    order = f"order {order_id!r}"
+    match error:
+        case WorkflowAlreadyStartedError():
+            return f"{order} exists already; choose another ID"
+        case RPCError(status=RPCStatusCode.NOT_FOUND):
+            return f"there is no {order}; start one with: {command('starter.py')}"
+        case WorkflowFailureError(cause=ActivityError(activity_type=step, cause=cause)):
+            return f"{order} failed at {step}: {cause}; to try again, start a new order"
+        case WorkflowFailureError(cause=CancelledError()):
+            return f"{order} was canceled before its delivery; nothing was charged or shipped"
+        case WorkflowFailureError(cause=cause):
+            return f"{order} was closed by the server: {cause}"
+    return explain_call(error)
+
+
+def command(script: str, *arguments: str) -> str:
+    """A command for a person to type: one of these scripts, as seen from the current folder."""
+    path = Path(__file__).with_name(script)
+    shortest = min(str(path), os.path.relpath(path), key=len)
+    return shlex.join(["uv", "run", shortest, *arguments])

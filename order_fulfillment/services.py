@@ -1,8 +1,8 @@
 """The outside world: a payment provider, a warehouse and a carrier, simulated on SQLite.
 
-This file is what you replace by the clients of real services. It keeps the rule by which they make
-retries safe: asked again with the same idempotency key, a service does nothing and gives the same
-answer. What the services did can be read in their books:
+Clients of real services will replace this file. It keeps the rule by which they make retries safe:
+a request with the same idempotency key again has no effect and gets the same answer. The books of
+the services are in one table:
 
     uv run python -m sqlite3 shop.db "SELECT * FROM ledger"
 """
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from secrets import token_hex
+from threading import Lock
 
 from order_fulfillment.shared import CATALOGUE, Card, parse_card_expiry
 
@@ -58,7 +59,7 @@ SELECT on_hand - coalesce(
      WHERE holds.sku = stock.sku AND shipped_at IS NULL AND lapses_at > ?), 0
 ) FROM stock WHERE sku = ?
 """
-"""What is on hand, less what is held for others."""
+"""The stock on hand, less the goods that are held for others."""
 
 
 class RefusedError(Exception):
@@ -86,11 +87,12 @@ class UnknownItemError(Exception):
 
 
 class ShopServices:
-    """All three services, and their books in one file. They take one call at a time."""
+    """All three services, and their books in one file. Any thread may call them."""
 
     def __init__(self, file: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         """Open the books, or begin new ones with a full stock; OSError if that cannot be."""
         self._now = now
+        self._lock = Lock()  # The connection does one transaction at a time.
         try:
             # While another worker writes, a call waits for two seconds, and then fails.
             self._books = sqlite3.connect(
@@ -108,13 +110,11 @@ class ShopServices:
         except sqlite3.Error as error:
             raise OSError(f"cannot keep the services' books in {str(file)!r}: {error}") from None
 
-    def authorize(
-        self, key: str, amount_cents: int, currency: str, card: Card, lapses_after: timedelta
-    ) -> str:
-        """Payment provider: promise an amount of the card, and return the promise's reference.
+    def authorize(self, key: str, amount_cents: int, card: Card, lapses_after: timedelta) -> str:
+        """Payment provider: authorize an amount, and return the authorization's reference.
 
         Raises:
-            PaymentValidationError: when it takes no such card or amount.
+            PaymentValidationError: when it refuses the card or the amount.
         """
         now = self._now()
         with self._transaction() as books:
@@ -130,13 +130,13 @@ class ShopServices:
                 raise PaymentValidationError(f"the card expired at the end of {card.expiry}")
             reference, lapses_at = f"auth-{token_hex(6)}", str(now + lapses_after)
             books.execute(
-                "INSERT INTO authorizations VALUES (?, ?, ?, ?, ?, NULL)",
-                (key, reference, amount_cents, currency, lapses_at),
+                "INSERT INTO authorizations VALUES (?, ?, ?, 'USD', ?, NULL)",
+                (key, reference, amount_cents, lapses_at),
             )
             return reference
 
     def hold(self, key: str, quantities: dict[str, int], lapses_after: timedelta) -> str:
-        """Warehouse: keep goods for an order, and return the hold's reference.
+        """Warehouse: hold goods for an order, and return the hold's reference.
 
         Raises:
             InvalidQuantityError, OutOfStockError, UnknownItemError: then nothing is held.
@@ -192,7 +192,7 @@ class ShopServices:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """All of it or nothing, and on disk at the end."""
-        with self._books:
+        with self._lock, self._books:
             # IMMEDIATE: no other worker writes between this one's reading and writing.
             self._books.execute("BEGIN IMMEDIATE")
             yield self._books

@@ -1,13 +1,20 @@
 """Decides about orders and asks how they stand: `uv run signals.py approve order-123`."""
 
+import argparse
 import json
 import os
 from dataclasses import asdict
 
-from order_fulfillment import orders, progress
-from order_fulfillment.shared import TASK_QUEUE, ApprovalDecision
+from temporalio.client import WorkflowExecutionStatus
+from temporalio.exceptions import TemporalError
+from temporalio.service import RPCError, RPCStatusCode
+
+from order_fulfillment import orders
+from order_fulfillment.orders import OrderError, OrderHandle, Report
+from order_fulfillment.shared import MAX_TEXT_LENGTH, TASK_QUEUE, ApprovalDecision
 from order_fulfillment.support import command_line as cli
-from order_fulfillment.support.connection import NoWorkerError, TemporalError, connect, queue_name
+from order_fulfillment.support.connection import answer_within, connect, task_queue
+from order_fulfillment.workflow import OrderWorkflow
 
 VERBS = {
     "approve": "approve orders; the first decision about each counts",
@@ -18,89 +25,129 @@ VERBS = {
 }
 
 
-async def act(verb: str, order_ids: list[str], decision: ApprovalDecision | None) -> int:
-    """Carry out a verb for each order, with the SDK's calls in orders.py; return the exit code."""
-    client = await connect()
-    several = len(order_ids) > 1
-    exit_code = 0
-
-    async def act_on(order_id: str) -> None:
-        nonlocal exit_code
-        prefix = f"{order_id}: " if several else ""
-        try:
-            order = await orders.find(client, order_id)  # It asks the server: IDs may be wrong.
-            answer = await _answer(order, verb, decision, lambda news: cli.hint(f"{prefix}{news}"))
-        except TemporalError as error:
-            cli.hint(f"error: {prefix}{cli.explain(error)}")
-            exit_code = 1
-        else:
-            if answer:
-                cli.say(*([order_id] if several else []), answer)
-
-    await cli.side_by_side(act_on, dict.fromkeys(order_ids))
-    return exit_code
-
-
-async def _answer(
-    order: orders.OrderHandle, verb: str, decision: ApprovalDecision | None, report: orders.Report
-) -> str:
-    match verb:
-        case "status":
-            return await orders.status(order, report)
-        case "approval-message":
-            return str(await orders.approval_message(order))
-        case "result":
-            return json.dumps(asdict(await orders.result(order, report)))
-    assert decision
+async def decide(order: OrderHandle, decision: ApprovalDecision, report: Report) -> str:
+    """Send a decision, and answer it in words if it is the one that stands."""
+    await orders.describe(order)  # The ID may be that of another kind of workflow.
     try:
-        # A signal is safe on the server even if no worker runs, which an update is not. But only
-        # a worker can tell whether it counts: so this asks, and raises an error if it does not.
-        await orders.decide(order, decision)
-    except (NoWorkerError, progress.WorkflowTaskError) as error:
-        report(f"the decision is safe on the server, but not confirmed yet: {cli.explain(error)}")
-        return ""
-    return decision.message
+        async with answer_within():
+            # The server keeps a signal even while no worker runs, which it does not with an update.
+            await order.signal(OrderWorkflow.approve_order, decision)
+    except RPCError as error:
+        if error.status != RPCStatusCode.NOT_FOUND:
+            raise
+        standing = f"closed already ({await status(order, report)})"
+    else:
+        try:
+            async with orders.worker_answers(order):
+                # A signal has no answer. A query tells whether another decision came first.
+                first = await order.query(OrderWorkflow.decision)
+        except OrderError as error:
+            report(f"the decision is safe on the server, but not confirmed yet: {error}")
+            return ""
+        if first == decision:
+            return decision.message
+        standing = (
+            f"{first.message} (by {first.by or 'somebody'})"
+            if first
+            else await status(order, report)
+        )
+    raise OrderError(f"the decision changes nothing: order {order.id!r} is {standing}")
+
+
+async def status(order: OrderHandle, report: Report) -> str:
+    """Ask where an order stands, and report the failed attempts of its step."""
+    description = await orders.describe(order)
+    for failed in orders.failed_attempts(description):
+        report(failed)
+    match description.status:
+        case WorkflowExecutionStatus.RUNNING:
+            async with orders.worker_answers(order):
+                return await order.query(OrderWorkflow.status)
+        case WorkflowExecutionStatus.COMPLETED:
+            return (await order.result()).status  # It needs no worker.
+    # An order that the server closed was not told. A query would answer its last word.
+    return description.status.name if description.status else ""
+
+
+async def answer(order: OrderHandle, arguments: argparse.Namespace, report: Report) -> str:
+    """Do with one order as the verb says."""
+    match arguments.verb:
+        case "approve" | "reject":
+            approved = arguments.verb == "approve"
+            decision = ApprovalDecision(approved, arguments.note, arguments.by)
+            return await decide(order, decision, report)
+        case "status":
+            return await status(order, report)
+        case "approval-message":
+            async with orders.worker_answers(order):
+                return str(await order.query(OrderWorkflow.approval_message))
+    return json.dumps(asdict(await orders.result(order, report)))
+
+
+async def answer_all(arguments: argparse.Namespace) -> int:
+    """Do with each order as the verb says, and return the exit code."""
+    client = await connect()
+    several = len(arguments.ids) > 1
+    failed = []
+
+    async def answer_one(order_id: str) -> None:
+        prefix = f"{order_id}: " if several else ""
+        order = client.get_workflow_handle_for(OrderWorkflow.run, order_id)
+        try:
+            text = await answer(order, arguments, lambda news: cli.print_message(prefix + news))
+        except (OrderError, TemporalError, TimeoutError) as error:
+            cli.print_message(f"error: {prefix}{orders.explain(order_id, error)}")
+            failed.append(order_id)
+        else:
+            if text:
+                cli.print_result(*([order_id] if several else []), text)
+
+    await cli.side_by_side(answer_one, dict.fromkeys(arguments.ids))
+    return 1 if failed else 0
 
 
 async def list_pending(limit: int) -> None:
     """Print the orders that wait for a decision, a line each."""
     listed = 0
-    async for order in orders.pending(await connect(), queue_name(default=TASK_QUEUE)):
+    async for order in orders.pending(await connect(), task_queue(default=TASK_QUEUE)):
         if listed >= limit:
-            cli.hint(f"more orders are waiting than the limit of {limit}; see them with --limit")
+            cli.print_message(
+                f"more orders are waiting than the limit of {limit}; see them with --limit"
+            )
             break
         listed += 1
-        cli.say(order.order_id, order.customer, order.total, f"{order.started:%Y-%m-%dT%H:%M:%SZ}")
+        started = f"{order.started:%Y-%m-%dT%H:%M:%SZ}"
+        cli.print_result(order.order_id, order.customer, order.total, started)
+
+
+def text(argument: str) -> str:
+    """An argument type: text that a person writes."""
+    if len(argument) > MAX_TEXT_LENGTH:
+        raise argparse.ArgumentTypeError(f"longer than {MAX_TEXT_LENGTH} characters")
+    return argument
 
 
 def main() -> None:
-    """Read the command line and do what its verb says."""
+    """Read the command line and do as its verb says."""
     parser = cli.ArgumentParser(description="Decide about orders, or ask how they stand.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, help in VERBS.items():
         subparser = verbs.add_parser(verb, help=help, description=help)
         subparser.add_argument("ids", metavar="ID", nargs="+", help="an order's ID")
         if verb in ("approve", "reject"):
-            subparser.add_argument("--note", metavar="TEXT", help="why, in your words")
+            note_help = "why, in your words"
+            subparser.add_argument("--note", metavar="TEXT", type=text, help=note_help)
             user, by_help = os.environ.get("USER"), "who decides (default: $USER)"
-            subparser.add_argument("--by", metavar="NAME", default=user, help=by_help)
+            subparser.add_argument("--by", metavar="NAME", type=text, default=user, help=by_help)
     help = "list the orders that wait for a decision: ID, customer, total, start"
     subparser = verbs.add_parser("pending", help=help, description=help)
     limit_help = "list at most this many (default: %(default)s)"
     subparser.add_argument("--limit", metavar="N", type=int, default=100, help=limit_help)
     arguments = parser.parse_args()
-    decision = None
-    if arguments.verb in ("approve", "reject"):
-        try:
-            decision = ApprovalDecision(arguments.verb == "approve", arguments.note, arguments.by)
-        except ValueError as error:
-            parser.error(str(error))
     if arguments.verb == "pending":
         cli.run(list_pending(arguments.limit), interrupted="nothing was changed")
-    else:
-        see = cli.command("signals.py", "status", arguments.ids[0])
-        acting = act(arguments.verb, arguments.ids, decision)
-        cli.run(acting, interrupted=f"orders go on; see {see}")
+    see = orders.command("signals.py", "status", arguments.ids[0])
+    cli.run(answer_all(arguments), interrupted=f"orders go on; see {see}")
 
 
 if __name__ == "__main__":

@@ -6,70 +6,99 @@ from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from secrets import token_hex
-from typing import Any
+
+from temporalio.client import Client, WorkflowFailureError
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.exceptions import TemporalError, WorkflowAlreadyStartedError
+from temporalio.service import RPCError
 
 from order_fulfillment import order_file, orders
 from order_fulfillment.activities import LAST_OUTAGE_ATTEMPT
 from order_fulfillment.shared import CATALOGUE, TASK_QUEUE, Card, Order, OrderItem, Simulation
 from order_fulfillment.support import command_line as cli
-from order_fulfillment.support.connection import NoAnswerError, TemporalError, connect, queue_name
+from order_fulfillment.support.connection import answer_within, connect, task_queue
+from order_fulfillment.workflow import OrderWorkflow
+
+START_SECONDS = 10  # Many orders at once keep the server busy.
 
 
-async def start(order_id: str, order: Order, wait: bool) -> None:
-    """Start an order, with the SDK's calls in orders.py; print its ID and perhaps its result."""
-    handle = await orders.start(await connect(), order_id, order, queue_name(default=TASK_QUEUE))
-    cli.say(order_id)
-    cli.hint(f"approve it: {cli.command('signals.py', 'approve', order_id)}")
-    if wait:
-        cli.say(json.dumps(asdict(await orders.result(handle, report=cli.hint))))
-    else:
-        cli.hint(f"see where it stands: {cli.command('signals.py', 'status', order_id)}")
+async def start(client: Client, order_id: str, order: Order) -> orders.OrderHandle:
+    """Start the workflow of an order, and return a handle that follows it."""
+    async with answer_within(START_SECONDS):
+        await client.start_workflow(
+            OrderWorkflow.run,
+            order,
+            id=order_id,
+            task_queue=task_queue(default=TASK_QUEUE),
+            # By default Temporal would reuse the ID of an order that has ended.
+            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            # The server takes at most 400 bytes; one character is at most 12 as JSON.
+            static_summary=f"Order of {order.customer_name[:30]}",
+            memo=orders.memo(order),
+        )
+    # The handle that start_workflow returns ends with its run, even if the order is reset.
+    return client.get_workflow_handle_for(OrderWorkflow.run, order_id)
 
 
-async def start_all(path: str, model: Order, wait: bool) -> int:
-    """Start the orders of a file, and return the exit code. What they leave out, the model has."""
-    file = order_file.opened(path)  # First, so that a wrong path is told at once.
-    client, queue = await connect(), queue_name(default=TASK_QUEUE)
+async def start_one(order_id: str, order: Order, wait: bool) -> int:
+    """Start an order, print its ID and perhaps its result, and return the exit code."""
+    client = await connect()
+    try:
+        handle = await start(client, order_id, order)
+        cli.print_result(order_id)
+        cli.print_message(f"approve it: {orders.command('signals.py', 'approve', order_id)}")
+        if wait:
+            result = await orders.result(handle, cli.print_message)
+            cli.print_result(json.dumps(asdict(result)))
+        else:
+            see = orders.command("signals.py", "status", order_id)
+            cli.print_message(f"see where it stands: {see}")
+    except (TemporalError, TimeoutError) as error:
+        cli.print_message(f"error: {orders.explain(order_id, error)}")
+        return 1
+    return 0
+
+
+async def start_file(path: str, model: Order, wait: bool) -> int:
+    """Start the orders of a file, and return the exit code. The model has the options."""
+    file = order_file.open_binary(path)  # First, so that a wrong path is told at once.
+    client = await connect()
     started: list[orders.OrderHandle] = []
+    failed: list[str] = []
     counts = Counter({"started": 0, "existed already": 0, "invalid": 0})
-    failed = 0
 
-    async def start_one(found: tuple[str, Any]) -> None:
-        place, element = found
+    async def start_next(entry: tuple[str, object]) -> None:
+        place, element = entry
         try:
             order_id, order = order_file.parse(element, model)
             # Longer than that of a single order, since a file may have many of them.
             order_id = order_id or f"order-{token_hex(8)}"
-            # So many orders at once may keep the server busy.
-            handle = await orders.start(client, order_id, order, queue, seconds=30)
-        except orders.OrderExistsError:  # Started by an earlier run with the same file.
+            started.append(await start(client, order_id, order))
+        except WorkflowAlreadyStartedError:  # An earlier run has started it from the same file.
             counts["existed already"] += 1
-        except NoAnswerError:
-            raise  # Ends the run: the server is gone.
-        except (ValueError, TemporalError) as error:  # Some lines only the server refuses.
+        except (ValueError, RPCError) as error:  # The server alone refuses some of them.
             counts["invalid"] += 1
-            cli.hint(f"{place}: {error}")
+            cli.print_message(f"{place}: {error}")
         else:
             counts["started"] += 1
-            cli.say(handle.id)
-            if wait:
-                started.append(handle)
-        cli.progress(f"{counts.total()} read")
+            cli.print_result(order_id)
 
     async def finish(order: orders.OrderHandle) -> None:
-        nonlocal failed
         try:
-            cli.say(json.dumps(asdict(await orders.result(order))))
-        except orders.OrderFailedError as error:  # Any other error ends the run.
-            failed += 1
-            cli.hint(f"error: {error}")
+            result = await orders.result(order, report=lambda news: None)
+        except WorkflowFailureError as error:
+            failed.append(order.id)
+            cli.print_message(f"error: {orders.explain(order.id, error)}")
+        else:
+            cli.print_result(json.dumps(asdict(result)))
 
     try:
-        await cli.side_by_side(start_one, order_file.elements(file))
+        await cli.side_by_side(start_next, order_file.elements(file))
     finally:
-        cli.hint(", ".join(f"{count} {what}" for what, count in counts.items()))
-    await cli.side_by_side(finish, started)
-    return int(counts["invalid"] + failed > 0)
+        cli.print_message(", ".join(f"{count} {what}" for what, count in counts.items()))
+    if wait:
+        await cli.side_by_side(finish, started)
+    return 1 if counts["invalid"] or failed else 0
 
 
 def item(argument: str) -> OrderItem:
@@ -90,7 +119,7 @@ def main() -> None:
     )
     name_help = "who ordered (default: %(default)s)"
     parser.add_argument("name", metavar="NAME", nargs="?", default="Ada Lovelace", help=name_help)
-    file_help = "a file of orders (- is stdin); what they leave out is taken from the other options"
+    file_help = "a file of orders (- is stdin); an option stands for a field that they leave out"
     parser.add_argument("--file", metavar="PATH", help=file_help)
     parser.add_argument("--workflow-id", metavar="ID", help="a new ID (default: a random one)")
     items_help = "repeat it for several articles (default: temporal-tshirt and temporal-mug=2)"
@@ -105,18 +134,14 @@ def main() -> None:
         "--approval-timeout", metavar="SECONDS", type=float, default=30.0, help=timeout_help
     )
     above_help = "an order that costs no more needs no decision (default: every order needs one)"
-    parser.add_argument(
-        "--approval-above", metavar="AMOUNT", type=float, default=0, help=above_help
-    )
+    parser.add_argument("--approval-above", metavar="USD", type=float, default=0, help=above_help)
     outage = parser.add_mutually_exclusive_group()
+    downtime_help = "the inventory service is down and stays down"
+    outage.add_argument("--simulate-inventory-downtime", action="store_true", help=downtime_help)
+    survived, recovers_help = range(1, LAST_OUTAGE_ATTEMPT), "it is down for this many attempts"
     outage.add_argument(
-        "--simulate-inventory-downtime",
-        action="store_true",
-        help="the inventory service is down and stays down",
+        "--inventory-recovers-after", type=int, choices=survived, help=recovers_help
     )
-    survived = range(1, LAST_OUTAGE_ATTEMPT)
-    down_help = "it is down for this many attempts"
-    outage.add_argument("--inventory-recovers-after", type=int, choices=survived, help=down_help)
     result_help = "wait for the order to end and print its result as one line of JSON"
     parser.add_argument("--wait-result", action="store_true", help=result_help)
     arguments = parser.parse_args()
@@ -136,12 +161,12 @@ def main() -> None:
     interrupted = "what was started goes on"
     if arguments.file is None:
         order_id = arguments.workflow_id or f"order-{token_hex(4)}"
-        interrupted += f"; follow it with: {cli.command('signals.py', 'result', order_id)}"
-        cli.run(start(order_id, order, arguments.wait_result), interrupted=interrupted)
+        interrupted += f"; follow it with: {orders.command('signals.py', 'result', order_id)}"
+        cli.run(start_one(order_id, order, arguments.wait_result), interrupted=interrupted)
     elif arguments.workflow_id:
         parser.error("--workflow-id does not go with --file")
     else:
-        cli.run(start_all(arguments.file, order, arguments.wait_result), interrupted=interrupted)
+        cli.run(start_file(arguments.file, order, arguments.wait_result), interrupted=interrupted)
 
 
 if __name__ == "__main__":

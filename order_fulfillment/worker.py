@@ -4,7 +4,6 @@ import asyncio
 import logging
 import signal
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -15,20 +14,21 @@ from temporalio.worker import PollerBehaviorAutoscaling, Worker, WorkerDeploymen
 from order_fulfillment.activities import OrderActivities
 from order_fulfillment.services import ShopServices
 from order_fulfillment.shared import TASK_QUEUE
-from order_fulfillment.support.command_line import ArgumentParser, run
-from order_fulfillment.support.connection import connect, queue_name
-from order_fulfillment.support.pid_file import held
+from order_fulfillment.support import command_line as cli
+from order_fulfillment.support.connection import connect, task_queue
+from order_fulfillment.support.pid_file import hold_pid_file
 from order_fulfillment.support.signal_guard import SignalGuard
 from order_fulfillment.support.telemetry import set_up_telemetry
 from order_fulfillment.workflow import OrderWorkflow
 
 BOOKS = Path(__file__).with_name("shop.db")
+ACTIVITY_THREADS = 50
 ACTIVITY_SECONDS = 5
 logger = logging.getLogger(__name__)
 
 
 def create_worker(
-    client: Client, task_queue: str, services: ShopServices, version: str | None = None
+    client: Client, task_queue: str, services: ShopServices, build_id: str | None = None
 ) -> Worker:
     """A worker asks Temporal for tasks, and runs the workflow and the activities they name."""
     steps = OrderActivities(services)
@@ -37,63 +37,72 @@ def create_worker(
         # Starters put orders on this queue; any number of workers take them from it.
         task_queue=task_queue,
         workflows=[OrderWorkflow],
-        # They are coroutines, which need no executor; the services have a thread of their own.
         activities=[steps.process_payment, steps.reserve_inventory, steps.deliver_order],
-        # Python runs one thread at a time, so a few are enough for the code of all workflows. The
-        # default, one for each workflow task at a time, costs six percent more CPU.
-        workflow_task_executor=ThreadPoolExecutor(4),
+        # Activities that are no coroutines run in threads. A task that the worker took without
+        # having a thread for it would run into its timeout.
+        activity_executor=ThreadPoolExecutor(ACTIVITY_THREADS),
+        max_concurrent_activities=ACTIVITY_THREADS,
         # Drops a signal without an argument, say from the Web UI, which would stall the order.
         interceptors=[SignalGuard()],
-        graceful_shutdown_timeout=timedelta(seconds=ACTIVITY_SECONDS),  # For running activities.
-        # An order's next task goes to the worker that has the order in its cache. When that one has
-        # died, another is asked after this time (by default ten seconds). Less time costs replays.
+        # When the worker is stopped, running activities get this time to finish.
+        graceful_shutdown_timeout=timedelta(seconds=ACTIVITY_SECONDS),
+        # A task goes to the worker that has the order in its cache. If that worker is dead, another
+        # one gets it after this time. With less, busy workers lose orders, which are replayed.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=5),
         # With the default of five pollers each, the first tasks of a burst of orders wait.
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
         activity_task_poller_behavior=PollerBehaviorAutoscaling(),
-        # Each order ends on the version on which it began.
+        # With a build ID, each order ends on the version of the code on which it began.
         deployment_config=WorkerDeploymentConfig(
-            version=WorkerDeploymentVersion(deployment_name=task_queue, build_id=version),
+            version=WorkerDeploymentVersion(deployment_name=task_queue, build_id=build_id),
             use_worker_versioning=True,
             default_versioning_behavior=VersioningBehavior.PINNED,
         )
-        if version
+        if build_id
         else None,
     )
 
 
-async def work(pid_file: Path, shop_db: Path, metrics: str | None, version: str | None) -> None:
-    """Serve orders until told to stop by SIGTERM, by Ctrl-C, or because the terminal closes."""
-    client = await connect(set_up_telemetry(metrics))  # Reads TEMPORAL_ADDRESS and so on.
-    worker = create_worker(client, queue_name(default=TASK_QUEUE), ShopServices(shop_db), version)
-    loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # As `nohup` does with SIGHUP.
-            loop.add_signal_handler(number, stop.set)  # On Windows, use WSL.
-    with held(pid_file), suppress(TimeoutError):
-        async with asyncio.timeout(None) as deadline, worker:
-            where = client.namespace, client.service_client.config.target_host
-            logger.info("Worker is polling %r of namespace %r at %s", worker.task_queue, *where)
-            await stop.wait()
-            # Two seconds more for their results. Without this TimeoutError, a server that gives no
-            # answer would hold up the SDK's shutdown for half a minute.
-            deadline.reschedule(loop.time() + ACTIVITY_SECONDS + 2)
+async def work(
+    pid_file: Path, shop_db: Path, metrics_address: str | None, build_id: str | None
+) -> int:
+    """Serve orders until SIGTERM, Ctrl-C or a closed terminal; return the exit code."""
+    client = await connect(set_up_telemetry(metrics_address))
+    queue = task_queue(default=TASK_QUEUE)
+    worker = create_worker(client, queue, ShopServices(shop_db), build_id)
+    async with hold_pid_file(pid_file):
+        loop, stop = asyncio.get_running_loop(), asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # As `nohup` does with SIGHUP.
+                loop.add_signal_handler(number, stop.set)
+        try:
+            async with asyncio.timeout(None) as deadline, worker:
+                where = client.namespace, client.service_client.config.target_host
+                logger.info("Worker is polling %r of namespace %r at %s", queue, *where)
+                await stop.wait()
+                # Results get two seconds more to reach the server. If it gives no answer, the SDK
+                # would wait for half a minute.
+                deadline.reschedule(loop.time() + ACTIVITY_SECONDS + 2)
+        except TimeoutError:
+            logger.error("Stopped with work unfinished; Temporal gives it to the next worker")
+            return 1
+    return 0
 
 
 def main() -> None:
     """Read the command line and serve orders."""
-    parser = ArgumentParser(description="Host the order workflow and its activities.")
+    parser = cli.ArgumentParser(description="Host the order workflow and its activities.")
     id_help = "where to keep the process ID, for `kill` (default: %(default)s)"
     parser.add_argument("--pid-file", metavar="PATH", type=Path, default="worker.pid", help=id_help)
     books_help = "where the services keep their books (default: shop.db beside this script)"
     parser.add_argument("--shop-db", metavar="PATH", type=Path, default=BOOKS, help=books_help)
     metrics_help = "where Prometheus finds metrics, such as 127.0.0.1:9464 (default: nowhere)"
-    parser.add_argument("--metrics-address", dest="metrics", metavar="IP:PORT", help=metrics_help)
-    parser.add_argument("--version", metavar="BUILD_ID", help="serve only this version's orders")
+    parser.add_argument("--metrics-address", metavar="IP:PORT", help=metrics_help)
+    parser.add_argument("--build-id", metavar="ID", help="serve only orders of this version")
     arguments = parser.parse_args()
-    if arguments.version == "":
-        parser.error("--version is empty")
-    run(work(**vars(arguments)), interrupted="orders wait for the next worker")
+    if arguments.build_id == "":
+        parser.error("--build-id is empty")
+    cli.run(work(**vars(arguments)), interrupted="orders wait for the next worker")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""The story of one order: authorize the payment, hold the goods, ask a human, deliver.
+"""The story of one order: authorize the payment, reserve the goods, ask a human, deliver.
 
 Temporal's rules for workflow code:
 - It is replayed: a worker that takes up an order runs this code again from the top, with the
   results in the order's history, and it must take the same path again. So it uses no clock, no
   randomness and no I/O.
 - What touches the outside world is an activity, which may run more than once.
-- An activity that fails for good fails the order, as would Temporal's own errors raised here. Any
-  other exception in this code, such as a KeyError, is a bug: the order stalls until it is fixed.
+- An activity that fails for good fails the order. Any other exception in this code, such as a
+  KeyError, is a bug: the order stalls until it is fixed.
 """
 
 import asyncio
@@ -18,11 +18,11 @@ from temporalio.common import RetryPolicy
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 # To keep orders apart, the sandbox imports this file again for every order. Without this line it
-# would do so with these modules, too. They keep no state, so all orders can share the worker's
-# copy, and start faster.
+# would import these modules again, too. They keep no state, so all orders can share one copy.
 with workflow.unsafe.imports_passed_through():
     from order_fulfillment.activities import OrderActivities
     from order_fulfillment.shared import (
+        MAX_TEXT_LENGTH,
         ApprovalDecision,
         DeliveryRequest,
         Order,
@@ -30,13 +30,13 @@ with workflow.unsafe.imports_passed_through():
         OrderStatus,
         PaymentRequest,
         ReservationRequest,
-        amount,
+        dollars,
     )
 
-# How long an authorization outlasts the time to decide: an order may have to wait for a fix.
+# An authorization outlasts the time to decide: an order may have to wait for a fix.
 AUTHORIZATION_MARGIN_SECONDS = 7 * 24 * 60 * 60
-# How long a hold outlasts it: less, since other customers want the goods, too.
-HOLD_MARGIN_SECONDS = 60 * 60
+# A reservation outlasts it for less, since other customers want the goods, too.
+RESERVATION_MARGIN_SECONDS = 60 * 60
 
 STEP = workflow.ActivityConfig(
     # After this long without an answer Temporal assumes that the worker is dead, and tries again.
@@ -67,10 +67,8 @@ class OrderWorkflow:
         try:
             return await self._fulfill(order)
         except (ActivityError, asyncio.CancelledError) as error:
-            if is_cancelled_exception(error):
-                self._enter(OrderStatus.CANCELED, "Canceled before its delivery began.")
-            else:
-                self._enter(OrderStatus.FAILED, f"Failed: {error.__cause__}.")
+            canceled = is_cancelled_exception(error)
+            self._enter(OrderStatus.CANCELED if canceled else OrderStatus.FAILED)
             raise
 
     async def _fulfill(self, order: Order) -> OrderResult:
@@ -78,93 +76,78 @@ class OrderWorkflow:
         # the first run stays the same over retries, dead workers and a reset, and no other order
         # has it. The order's ID is for people who read the services' books.
         key = f"{workflow.info().workflow_id}/{workflow.info().first_execution_run_id}"
+        authorized_seconds = order.approval_timeout + AUTHORIZATION_MARGIN_SECONDS
+        reserved_seconds = order.approval_timeout + RESERVATION_MARGIN_SECONDS
 
         authorization = await workflow.execute_activity_method(
             OrderActivities.process_payment,
-            PaymentRequest(
-                f"{key}/payment",
-                order.total_cents,
-                order.currency,
-                order.card,
-                lapses_after=order.approval_timeout + AUTHORIZATION_MARGIN_SECONDS,
-            ),
+            PaymentRequest(f"{key}/payment", order.total_cents, order.card, authorized_seconds),
             **STEP,
         )
 
         # Scenario 6, the workflow bug: uncomment this line and restart the worker.
         # raise RuntimeError("workflow bug!")
 
-        self._enter(OrderStatus.RESERVING_INVENTORY, "Holding the goods in the warehouse.")
+        self._enter(OrderStatus.RESERVING_INVENTORY)
         reservation = await workflow.execute_activity_method(
             OrderActivities.reserve_inventory,
             ReservationRequest(
-                f"{key}/reservation",
-                order.quantities,
-                lapses_after=order.approval_timeout + HOLD_MARGIN_SECONDS,
-                simulation=order.simulation,
+                f"{key}/reservation", order.quantities, reserved_seconds, order.simulation
             ),
             **STEP,
         )
 
+        self._enter(OrderStatus.AWAITING_APPROVAL)
+        decision = await self._wait_for_decision(order)
+        if decision is None:
+            return self._end(OrderStatus.EXPIRED, order, authorization, reservation)
+        if not decision.approved:
+            return self._end(OrderStatus.REJECTED, order, authorization, reservation)
+
+        self._enter(OrderStatus.DELIVERING)
+        delivery = DeliveryRequest(f"{key}/delivery", authorization, reservation)
+        tracking_number = await self._deliver(delivery)
+        return self._end(OrderStatus.FULFILLED, order, authorization, reservation, tracking_number)
+
+    @workflow.signal(description='Approve or reject the order: {"approved": true, "note": "..."}')
+    def approve_order(self, decision: ApprovalDecision) -> None:
+        """Take a decision, however early it comes. The first one stands."""
+        if self._decision is None:
+            self._decision = decision
+        else:
+            workflow.logger.warning("Ignored %.100r: the first decision stands", decision.message)
+
+    @workflow.query(description="Where the order stands")
+    def status(self) -> OrderStatus:
+        """Where the order stands."""
+        return self._status
+
+    @workflow.query(description="The decision that stands")
+    def decision(self) -> ApprovalDecision | None:
+        """The decision that stands; None while there is none."""
+        return self._decision
+
+    @workflow.query(description="The decision in words")
+    def approval_message(self) -> str | None:
+        """The decision in words; None while there is none."""
+        return self._decision.message if self._decision else None
+
+    async def _wait_for_decision(self, order: Order) -> ApprovalDecision | None:
+        """Wait for a decision until the time is over. A small order needs nobody's."""
         if self._decision is None and order.total_cents <= order.approval_above_cents:
-            limit = amount(order.approval_above_cents, order.currency)
+            limit = dollars(order.approval_above_cents)
             self._decision = ApprovalDecision(True, f"not above {limit}")
-        time_to_decide = f"{order.approval_timeout:.10g} s"
-        self._enter(
-            OrderStatus.AWAITING_APPROVAL,
-            f"Waiting {time_to_decide} for the signal `approve_order`.",
-        )
-        # The only wait for anything but an activity: so whatever order has no activity and no
-        # workflow task pending waits here, and `orders.pending` finds it without a worker.
+        # No other wait is for anything but an activity. So an order without a pending activity or
+        # workflow task waits here, and `orders.pending` finds it without a worker.
         with suppress(TimeoutError):
             await workflow.wait_condition(
                 lambda: self._decision is not None,
                 timeout=order.approval_timeout,
                 timeout_summary="Time to decide",
             )
-
-        # When no worker ran for a while, decision and timeout may come together. So this asks
-        # whether there is a decision, and not which of the two ended the wait.
-        tracking_number = None
-        if self._decision is None:
-            self._enter(OrderStatus.EXPIRED, "Expired; nothing was charged or shipped.")
-        elif not self._decision.approved:
-            self._enter(OrderStatus.REJECTED, "Rejected; nothing was charged or shipped.")
-        else:
-            self._enter(OrderStatus.DELIVERING, "Capturing the payment and shipping the goods.")
-            tracking_number = await self._deliver(
-                DeliveryRequest(f"{key}/delivery", authorization, reservation)
-            )
-            self._enter(OrderStatus.FULFILLED, f"Shipped as {tracking_number}.")
-        return OrderResult(
-            order_id=workflow.info().workflow_id,
-            status=self._status,
-            message=self.approval_message() or f"no decision within {time_to_decide}",
-            total_cents=order.total_cents,
-            currency=order.currency,
-            payment_authorization=authorization,
-            inventory_reservation=reservation,
-            tracking_number=tracking_number,
-            decided_by=self._decision.by if self._decision else None,
-        )
-
-    @workflow.signal
-    def approve_order(self, decision: ApprovalDecision) -> None:
-        """Approve or reject the order. The first decision counts, however early it comes."""
-        if self._decision is None:
-            self._decision = decision
-        else:
-            workflow.logger.warning("Ignored %.100r: the first decision stands", decision.message)
-
-    @workflow.query
-    def status(self) -> OrderStatus:
-        """Where the order stands."""
-        return self._status
-
-    @workflow.query
-    def approval_message(self) -> str | None:
-        """The decision in words; None while there is none."""
-        return self._decision.message if self._decision else None
+        # When no worker ran for a while, decision and timeout may come together. Then the decision
+        # counts, whichever of the two ended the wait.
+        return self._decision
 
     async def _deliver(self, request: DeliveryRequest) -> str:
         """Deliver, even if the order is canceled meanwhile: the goods may be on their way."""
@@ -180,7 +163,29 @@ class OrderWorkflow:
                 raise
             return await step
 
-    def _enter(self, status: OrderStatus, details: str) -> None:
+    def _end(
+        self,
+        status: OrderStatus,
+        order: Order,
+        authorization: str,
+        reservation: str,
+        tracking_number: str | None = None,
+    ) -> OrderResult:
+        self._enter(status)
+        decided_by = self._decision.by if self._decision else None
+        return OrderResult(
+            order_id=workflow.info().workflow_id,
+            status=status,
+            message=self.approval_message()
+            or f"no decision within {order.approval_timeout:.10g} s",
+            total_cents=order.total_cents,
+            payment_authorization=authorization,
+            inventory_reservation=reservation,
+            tracking_number=tracking_number,
+            decided_by=decided_by[:MAX_TEXT_LENGTH] if decided_by else None,
+        )
+
+    def _enter(self, status: OrderStatus) -> None:
         self._status = status
         # The Web UI shows it for a running order. It adds no event to the history.
-        workflow.set_current_details(details)
+        workflow.set_current_details(f"{status.replace('_', ' ').capitalize()}.")

@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from statistics import median
@@ -30,7 +30,7 @@ from temporalio.common import WorkflowIDReusePolicy
 from temporalio.testing import WorkflowEnvironment
 
 from order_fulfillment.shared import ApprovalDecision
-from order_fulfillment.support.command_line import ArgumentParser, hint, run
+from order_fulfillment.support.command_line import ArgumentParser, print_message, run
 from tests.conftest import DEV_SERVER_TUNING, Shop, address_of, clean_environment
 from tests.history import ORDER
 
@@ -120,7 +120,6 @@ def sides(address: str, stack: ExitStack) -> Iterator[Side]:
         "workflow": "OrderWorkflow",
         "arg": ORDER,
         "id_reuse_policy": WorkflowIDReusePolicy.REJECT_DUPLICATE,
-        "task_timeout": timedelta(seconds=5),
         "static_summary": "Order of Ada Lovelace",
         "memo": {"customer": "Ada Lovelace", "total": "47.00 USD"},
     }
@@ -149,7 +148,9 @@ async def compare(
             count = math.ceil(orders * {1: 1 / 5, 50: 1, 300: 3}[in_flight])
             measured: dict[str, list[Figures]] = {side.name: [] for side in everyone}
             for number in range(rounds):
-                hint(f"{in_flight} in flight, approved {approved}: round {number + 1} of {rounds}")
+                print_message(
+                    f"{in_flight} in flight, approved {approved}: round {number + 1} of {rounds}"
+                )
                 # The machine's speed changes within seconds, so no side is always the first.
                 for side in random.sample(everyone, len(everyone)):
                     measured[side.name].append(await measure(client, side, early, in_flight, count))
@@ -219,7 +220,7 @@ async def benchmark(rounds: int, orders: int, json_file: Path | None, plot: Path
     ) as server:
         with ExitStack() as stack:
             everyone = list(sides(address_of(server.client), stack))
-            hint("warming up")
+            print_message("warming up")
             for side in everyone:
                 await measure(server.client, side, False, 50, orders)
             report["rows"] = await compare(server.client, everyone, rounds, orders)

@@ -38,19 +38,19 @@ async def work() -> None:
     from temporalio.worker import PollerBehaviorAutoscaling, Worker
 
     from order_fulfillment.shared import TASK_QUEUE
-    from order_fulfillment.support.command_line import hint
-    from order_fulfillment.support.connection import connect, queue_name
+    from order_fulfillment.support.command_line import print_message
+    from order_fulfillment.support.connection import connect, task_queue
     from order_fulfillment.support.telemetry import set_up_telemetry
 
     async with Worker(
         await connect(set_up_telemetry()),
-        task_queue=queue_name(TASK_QUEUE),
+        task_queue=task_queue(TASK_QUEUE),
         workflows=[FloorWorkflow],
         activities=[step],
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
         activity_task_poller_behavior=PollerBehaviorAutoscaling(),
     ):
-        hint("The floor is polling here.")
+        print_message("The floor is polling here.")
         await asyncio.Event().wait()
 
 

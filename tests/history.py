@@ -4,6 +4,7 @@ import asyncio
 import json
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,8 @@ from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import History
 from temporalio.client import Client, WorkflowHandle, WorkflowHistory
-from temporalio.worker import Replayer, Worker
+from temporalio.worker import Replayer, Worker, WorkflowRunner
+from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from order_fulfillment import worker
 from order_fulfillment.activities import OrderActivities
@@ -46,6 +48,7 @@ OUTAGE = Simulation(inventory_recovers_after=None)
 
 
 FOLDER = TemporaryDirectory()
+EXECUTOR = ThreadPoolExecutor(10)
 
 
 @cache
@@ -57,6 +60,30 @@ def services() -> ShopServices:
 def create_worker(client: Client, task_queue: str) -> Worker:
     """The sample's worker."""
     return worker.create_worker(client, task_queue, services())
+
+
+def worker_with(
+    client: Client,
+    task_queue: str,
+    workflow: type = OrderWorkflow,
+    runner: WorkflowRunner | None = None,
+    **own: Callable[..., Any],
+) -> Worker:
+    """A worker with activities of the test's own, by name, and the sample's for the others."""
+    steps = OrderActivities(services())
+    named = {
+        step.__name__: step
+        for step in (steps.process_payment, steps.reserve_inventory, steps.deliver_order)
+    }
+    return Worker(
+        client,
+        task_queue=task_queue,
+        workflows=[workflow],
+        activities=list((named | own).values()),
+        activity_executor=EXECUTOR,
+        interceptors=[SignalGuard()],
+        workflow_runner=runner or SandboxedWorkflowRunner(),
+    )
 
 
 async def place(client: Client, task_queue: str, **changes: Any) -> OrderHandle:
@@ -176,10 +203,4 @@ class SlowDelivery:
             await self.end.wait()
             return "track-slow"
 
-        steps = OrderActivities(services())
-        self.worker = Worker(
-            client,
-            task_queue=task_queue,
-            workflows=[OrderWorkflow],
-            activities=[steps.process_payment, steps.reserve_inventory, deliver_slowly],
-        )
+        self.worker = worker_with(client, task_queue, deliver_order=deliver_slowly)

@@ -153,7 +153,7 @@ async def test_one_of_two_workers_is_stopped_and_the_other_takes_over(
     slow = shop.with_change(
         "activities.py",
         'activity.logger.info("Captured',
-        'await asyncio.sleep(1); activity.logger.info("Captured',
+        '__import__("time").sleep(1); activity.logger.info("Captured',
     )
     with (
         slow.worker("--pid-file", "staying.pid") as staying,

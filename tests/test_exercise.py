@@ -8,13 +8,11 @@ from uuid import uuid4
 import pytest
 from temporalio import activity
 from temporalio.client import Client
-from temporalio.worker import Worker
 from temporalio.workflow import NondeterminismError
 
-from order_fulfillment.activities import OrderActivities
 from order_fulfillment.shared import OrderStatus
 from tests.conftest import SCRIPTS
-from tests.history import place, recorded, replay, services
+from tests.history import place, recorded, replay, worker_with
 from tests.record_histories import HISTORIES
 
 EXERCISES = (SCRIPTS.parent / "docs/exercises.md").read_text()
@@ -61,12 +59,9 @@ async def test_the_approver_is_reminded_at_half_time(
     async def notify_approver(text: str) -> None:
         pass
 
-    steps = OrderActivities(services())
-    async with Worker(
-        time_skipping_server,
-        task_queue="reminder",
-        workflows=[workflow_with_reminder(tmp_path, patched=True)],
-        activities=[steps.process_payment, steps.reserve_inventory, notify_approver],
+    workflow = workflow_with_reminder(tmp_path, patched=True)
+    async with worker_with(
+        time_skipping_server, "reminder", workflow, notify_approver=notify_approver
     ):
         order = await place(time_skipping_server, "reminder", approval_timeout=600)
         result = await order.result()

@@ -7,12 +7,9 @@ from uuid import uuid4
 
 from temporalio.client import Client
 
-from order_fulfillment import orders, progress
-from order_fulfillment.shared import OrderItem
+from order_fulfillment import orders
 from tests.conftest import Shop
-from tests.history import ORDER, create_worker, events, place, until
-
-SPOILED = [OrderItem("temporal-mug@@@", 1, 12_00)]
+from tests.history import create_worker, events, place, until
 
 
 def pending(shop: Shop, *arguments: str) -> list[list[str]]:
@@ -40,44 +37,41 @@ async def test_a_crowd_is_listed_and_decided_about_even_if_nobody_reads_the_outp
         foreign = await dev_server.start_workflow(
             "AnotherWorkflow", id=f"foreign-{uuid4()}", task_queue=queue
         )
-        spoiled = await orders.start(
-            dev_server, f"spoiled-{uuid4()}", replace(ORDER, items=SPOILED), queue
-        )
-        elsewhere = await orders.start(dev_server, f"elsewhere-{uuid4()}", ORDER, f"{queue}-2")
-        first = await orders.start(
-            dev_server,
-            f"first-{uuid4()}",
-            replace(ORDER, customer_name="Ada\tB.", approval_timeout=100.0),
-            queue,
-        )
-        (shop.folder / "crowd.jsonl").write_text("{}\n" * 4)
+        elsewhere = await place(dev_server, f"{queue}-2")
+        spoiled, first = f"spoiled-{uuid4()}", f"first-{uuid4()}"
+        lines = [
+            {"order_id": first, "customer_name": "Ada\tB."},
+            {"order_id": spoiled, "items": [{"sku": "new", "unit_price_cents": 1}]},
+            *({} for _ in range(4)),
+        ]
+        (shop.folder / "crowd.jsonl").write_text("\n".join(map(json.dumps, lines)))
         started = shop.run(
             *("starter.py", "Crowd", "--file", "crowd.jsonl", "--approval-timeout", "100")
         )
-        waiting = started.stdout.split()
+        waiting = [order_id for order_id in started.stdout.split() if order_id[:5] == "order"]
         await until_waiting(dev_server, shop, 5)
         found = pending(shop)
         limited = shop.run("signals.py", "pending", "--limit", "2")
-        ids = " ".join([first.id, *waiting])
+        ids = " ".join([first, *waiting])
         approving = shop.bash(f"signals.py approve {ids} --note batch --by Grace | true")
         assert approving.returncode == 0, approving.stderr
-        ended = shop.run("signals.py", "result", first.id, *waiting)
-        for order in (foreign, spoiled, elsewhere):
-            await dev_server.get_workflow_handle(order.id).terminate()
+        ended = shop.run("signals.py", "result", first, *waiting)
+        for order_id in (foreign.id, spoiled, elsewhere.id):
+            await dev_server.get_workflow_handle(order_id).terminate()
 
     assert none == []
-    assert sorted(order_id for order_id, *_ in found) == sorted([first.id, *waiting])
-    assert found[0][:3] == [first.id, r"Ada\tB.", "47.00 USD"]
+    assert sorted(order_id for order_id, *_ in found) == sorted([first, *waiting])
+    assert [line[:3] for line in found if line[0] == first] == [[first, r"Ada\tB.", "47.00 USD"]]
     starts = [start for *_, start in found]
     assert starts == sorted(starts)
     assert all(re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", start) for start in starts)
-    assert {customer for _, customer, *_ in found[1:]} == {"Crowd"}
+    assert {customer for order_id, customer, *_ in found if order_id != first} == {"Crowd"}
     assert [line.split("\t") for line in limited.stdout.splitlines()] == found[:2]
     assert limited.stderr == (
         "more orders are waiting than the limit of 2; see them with --limit\n"
     )
     results = [json.loads(line.split("\t")[1]) for line in ended.stdout.splitlines()]
-    assert sorted(result["order_id"] for result in results) == sorted([first.id, *waiting])
+    assert sorted(result["order_id"] for result in results) == sorted([first, *waiting])
     assert {(result["status"], result["message"], result["decided_by"]) for result in results} == {
         ("FULFILLED", "approved: batch", "Grace")
     }
@@ -96,7 +90,7 @@ async def test_the_list_needs_no_worker_and_leaves_no_trace(shop: Shop, dev_serv
     assert [line[:3] for line in listed] == [[waiting.id, "Ada Lovelace", "47.00 USD"]]
     assert await events(waiting) == before
     await waiting.terminate()
-    assert not progress.waits_for_decision(await waiting.describe())
+    assert not orders.waits_for_decision(await waiting.describe())
 
 
 async def test_each_id_that_goes_wrong_has_a_line_and_the_others_go_on(

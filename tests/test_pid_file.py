@@ -1,39 +1,61 @@
 """worker.pid has at most one owner, and nothing else that is in its place is overwritten."""
 
+import asyncio
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from order_fulfillment.support.pid_file import held
-from tests.conftest import Shop, one_line
+from order_fulfillment.support.pid_file import hold_pid_file
+from tests.conftest import Shop
 
 
-def test_a_second_worker_is_refused_and_told_who_the_first_one_is(shop: Shop) -> None:
+async def test_a_second_worker_waits_for_the_first_to_stop_and_then_says_who_it_is(
+    shop: Shop,
+) -> None:
     with shop.worker() as worker:
-        second = shop.run("worker.py")
+        second = shop.start("worker.py")
 
-        assert second.returncode == 1
-        error = f"error: 'worker.pid' is held by worker {worker.pid}"
-        assert one_line(second.stderr).startswith(error)
+        assert await asyncio.to_thread(second.wait, 20) == 1
+        *_, error = second.stderr.splitlines()
+        assert error == f"error: 'worker.pid' is held by worker {worker.pid}"
         assert worker.returncode is None
 
     assert not (shop.folder / "worker.pid").exists()
 
 
-def test_a_file_of_the_users_is_refused_and_left_alone(tmp_path: Path) -> None:
+async def test_a_worker_that_is_told_to_stop_is_followed_by_the_next_one(shop: Shop) -> None:
+    with shop.worker() as first:
+        first.send(signal.SIGSTOP)  # It takes its time.
+        first.send(signal.SIGTERM)
+        second = shop.start("worker.py")
+        second.until_prints("waiting for the worker")
+        first.send(signal.SIGCONT)
+
+        second.until_prints(" is polling ")
+        assert await asyncio.to_thread(first.wait, 10) == 0
+        assert (shop.folder / "worker.pid").read_text() == f"{second.pid}\n"
+        second.send(signal.SIGTERM)
+        assert await asyncio.to_thread(second.wait, 10) == 0
+
+
+async def test_a_file_of_the_users_is_refused_and_left_alone(tmp_path: Path) -> None:
     notes = tmp_path / "notes.txt"
     notes.write_bytes(b"4711 things to do at the caf\xe9")
 
-    with pytest.raises(OSError, match="is no PID file, but has other content"), held(notes):
-        pass
+    with pytest.raises(OSError, match="is no PID file, but has other content"):
+        async with hold_pid_file(notes):
+            pass
 
     assert notes.read_bytes() == b"4711 things to do at the caf\xe9"
 
 
-def test_a_worker_that_is_slow_to_stop_leaves_the_file_of_the_next_one(tmp_path: Path) -> None:
+async def test_a_worker_that_is_slow_to_stop_leaves_the_file_of_the_next_one(
+    tmp_path: Path,
+) -> None:
     pid_file = tmp_path / "worker.pid"
-    with held(pid_file):
+    async with hold_pid_file(pid_file):
         pid_file.unlink()
         pid_file.write_text("4711\n")
 
@@ -41,11 +63,11 @@ def test_a_worker_that_is_slow_to_stop_leaves_the_file_of_the_next_one(tmp_path:
 
 
 @pytest.mark.parametrize("left", ["4711\n", ""])
-def test_what_a_killed_worker_left_is_taken_over(tmp_path: Path, left: str) -> None:
+async def test_a_killed_workers_file_is_taken_over_at_once(tmp_path: Path, left: str) -> None:
     pid_file = tmp_path / "worker.pid"
     pid_file.write_text(left)
 
-    with held(pid_file):
+    async with asyncio.timeout(1), hold_pid_file(pid_file):
         assert pid_file.read_text() == f"{os.getpid()}\n"
 
     assert not pid_file.exists()

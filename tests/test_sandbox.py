@@ -4,15 +4,12 @@ from uuid import uuid4
 
 import pytest
 from temporalio.client import Client
-from temporalio.worker import Worker
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner, SandboxRestrictions
 from temporalio.workflow import SandboxImportNotificationPolicy
 
-from order_fulfillment.activities import OrderActivities
 from order_fulfillment.shared import ApprovalDecision, OrderStatus
-from order_fulfillment.support.signal_guard import SignalGuard
 from order_fulfillment.workflow import OrderWorkflow
-from tests.history import ORDER, services
+from tests.history import ORDER, worker_with
 
 
 async def test_an_order_loads_nothing_into_the_sandbox_by_accident(
@@ -22,15 +19,7 @@ async def test_an_order_loads_nothing_into_the_sandbox_by_accident(
         SandboxImportNotificationPolicy.WARN_ON_UNINTENTIONAL_PASSTHROUGH
         | SandboxImportNotificationPolicy.WARN_ON_DYNAMIC_IMPORT
     )
-    steps = OrderActivities(services())
-    async with Worker(
-        dev_server,
-        task_queue="strict-sandbox",
-        workflows=[OrderWorkflow],
-        activities=[steps.process_payment, steps.reserve_inventory, steps.deliver_order],
-        interceptors=[SignalGuard()],
-        workflow_runner=SandboxedWorkflowRunner(strict),
-    ):
+    async with worker_with(dev_server, "strict-sandbox", runner=SandboxedWorkflowRunner(strict)):
         result = await dev_server.execute_workflow(
             OrderWorkflow.run,
             ORDER,

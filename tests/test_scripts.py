@@ -40,7 +40,7 @@ def test_an_order_has_the_items_and_the_total_that_were_asked_for(open_shop: Sho
     # In a narrow terminal, argparse breaks lines at hyphens.
     assert all(sku in re.sub(r"\n", "", catalogue) for sku in CATALOGUE)
     result = json.loads(ordered.stdout.splitlines()[1])
-    assert (result["total_cents"], result["currency"]) == (3 * 12_00 + 8_00, "USD")
+    assert result["total_cents"] == 3 * 12_00 + 8_00
 
 
 def test_a_lasting_outage_fails_the_order_within_the_promised_time(open_shop: Shop) -> None:
@@ -82,7 +82,6 @@ async def test_an_id_that_was_used_before_is_refused(
         (["starter.py", "--approval-timeout", "nan"], "approval_timeout: nan is not from 0.1 to"),
         (["starter.py", "--approval-timeout", "soon"], "invalid float value: 'soon'"),
         (["starter.py", "--inventory-recovers-after", "4"], "invalid choice: 4"),
-        (["starter.py", "x" * 200_001], "bytes as JSON: 200"),
         (["starter.py", "Ada", "Lovelace"], "unrecognized arguments: Lovelace"),
         (["starter.py", "--item", "temporal-mugs"], "temporal-cap, temporal-hoodie, temporal-mug,"),
         (["starter.py", "--item", "temporal-mug=0"], "items.0.quantity: 0 is not from 1 to 1000"),
@@ -93,11 +92,14 @@ async def test_an_id_that_was_used_before_is_refused(
         (["signals.py"], "required: VERB"),
         (["signals.py", "apporve", "order-1"], "invalid choice: 'apporve'"),
         (["signals.py", "approve"], "required: ID"),
-        (["signals.py", "approve", "order-1", "--by", "x" * 64_001], "bytes of by: 64001 is not"),
+        (
+            ["signals.py", "approve", "order-1", "--by", "x" * 10_001],
+            "argument --by: longer than 10000",
+        ),
         (["signals.py", "status", "order-1", "--note", "x"], "unrecognized arguments: --note x"),
         (["signals.py", "pending", "order-1"], "unrecognized arguments: order-1"),
         (["worker.py", "--pid-file"], "expected one argument"),
-        (["worker.py", "--version", ""], "--version is empty"),
+        (["worker.py", "--build-id", ""], "--build-id is empty"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -110,7 +112,6 @@ def test_bad_arguments_are_refused_before_any_connection(
     script = import_module(f"order_fulfillment.{arguments[0].removesuffix('.py')}")
     monkeypatch.setattr(sys, "argv", arguments)
     accepted = lambda *_, **__: pytest.fail("they are accepted")
-    monkeypatch.setattr(script, "run", accepted, raising=False)
     monkeypatch.setattr(cli, "run", accepted)
 
     with pytest.raises(SystemExit) as refused:

@@ -13,7 +13,7 @@ from temporalio.api.workflowservice.v1 import (
 )
 from temporalio.client import Client
 
-from order_fulfillment import progress
+from order_fulfillment import orders
 from order_fulfillment.shared import ApprovalDecision, OrderItem, OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop
@@ -21,7 +21,7 @@ from tests.history import OrderHandle, details, events, place, until, until_even
 
 APPROVED = ApprovalDecision(approved=True)
 NUMBER = 20
-WAIT = "        time_to_decide = "
+WAIT = "        self._enter(OrderStatus.AWAITING_APPROVAL)\n"
 GIFT = """\
         socks = ReservationRequest(f"{key}/gift", {"temporal-socks": 1}, 60, order.simulation)
         await workflow.execute_activity_method(OrderActivities.reserve_inventory, socks, **STEP)
@@ -71,7 +71,7 @@ async def make_current(client: Client, shop: Shop, build_id: str) -> None:
 
 async def until_waiting(order: OrderHandle) -> None:
     async def waits() -> bool:
-        return progress.waits_for_decision(await order.describe())
+        return orders.waits_for_decision(await order.describe())
 
     await until(waits, "the order to wait")
 
@@ -103,10 +103,10 @@ async def until_failing(order: OrderHandle) -> None:
 async def test_each_order_ends_on_the_version_on_which_it_began(
     shop: Shop, dev_server: Client
 ) -> None:
-    with shop.worker("--version", "v1", "--pid-file", "v1.pid"):
+    with shop.worker("--build-id", "v1", "--pid-file", "v1.pid"):
         await make_current(dev_server, shop, "v1")
         old = await waiting(dev_server, shop)
-        with next_version(shop).worker("--version", "v2", "--pid-file", "v2.pid"):
+        with next_version(shop).worker("--build-id", "v2", "--pid-file", "v2.pid"):
             await make_current(dev_server, shop, "v2")
             new = await waiting(dev_server, shop)
             for order in old + new:
@@ -155,9 +155,9 @@ async def test_an_order_that_is_stuck_is_moved_to_the_version_with_the_fix(
     bug = '# quantities = {sku.removesuffix("@@@")'
     spoiled = [OrderItem("temporal-mug@@@", 1, 12_00)]
     with (
-        shop.worker("--version", "v1", "--pid-file", "v1.pid"),
+        shop.worker("--build-id", "v1", "--pid-file", "v1.pid"),
         shop.with_change("activities.py", bug, bug.removeprefix("# ")).worker(
-            "--version", "v2", "--pid-file", "v2.pid"
+            "--build-id", "v2", "--pid-file", "v2.pid"
         ) as fixed,
     ):
         await make_current(dev_server, shop, "v1")

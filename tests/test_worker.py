@@ -47,6 +47,7 @@ async def test_a_workflow_bug_is_told_and_recovered_from(shop: Shop, dev_server:
         began = time.monotonic()
         asked = shop.run("signals.py", "status", order_id)
         assert time.monotonic() - began < QUERY_SECONDS
+        waiting.until_prints("still waiting: the workflow task of order")
     order = dev_server.get_workflow_handle_for(OrderWorkflow.run, order_id)
     with shop.worker():
         await order.signal(OrderWorkflow.approve_order, APPROVED)

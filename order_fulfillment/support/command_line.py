@@ -3,49 +3,27 @@
 import argparse
 import asyncio
 import os
-import shlex
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Never
 
-from order_fulfillment.support import connection
+from temporalio.exceptions import TemporalError
 
-SCRIPTS = Path(__file__).parent.parent
+from order_fulfillment.support.connection import ConfigurationError, explain_call
 
 SIDE_BY_SIDE = 50
-"""How many calls to make at once: enough to keep a server busy, few enough to be answered."""
+"""The number of calls to make at once: a server is kept busy, and answers each in time."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
     """Reports a mistake in one line, with exit code 2."""
 
     def error(self, message: str) -> Never:
-        """Called by argparse with what is wrong."""
+        """Called by argparse with the mistake."""
         self.exit(2, f"{self.prog}: {printable(message)}; see {self.prog} --help\n")
-
-
-def command(script: str, *arguments: str) -> str:
-    """A command for the user to type: one of this package's scripts, as seen from here."""
-    path = min(str(SCRIPTS / script), os.path.relpath(SCRIPTS / script), key=len)
-    return shlex.join(["uv", "run", path, *arguments])
-
-
-ADVICE = {
-    connection.NoServerError: "start one with: uv run temporal server start-dev, or check TEMPORAL_ADDRESS",
-    connection.NoAnswerError: "it may have acted all the same",
-    connection.NoWorkerError: f"start one with: {command('worker.py')}",
-    connection.NotFoundError: f"start one with: {command('starter.py')}",
-}
-
-
-def explain(error: Exception) -> str:
-    """What happened, and what to do."""
-    advice = [advice for kind, advice in ADVICE.items() if isinstance(error, kind)]
-    return "; ".join([" ".join(str(error).split()), *advice])
 
 
 def printable(text: str) -> str:
@@ -53,25 +31,19 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
-def say(*fields: str, file: Any = None) -> None:
+def print_result(*fields: str, file: Any = None) -> None:
     """Print a line with tabs between its fields, on stdout by default."""
     with suppress(BrokenPipeError):  # `head -1` has all it wants; the script has more to do.
         print(*map(printable, fields), sep="\t", flush=True, file=file)
 
 
-def hint(line: str) -> None:
+def print_message(line: str) -> None:
     """Tell a person something, on stderr: stdout is for programs."""
-    say(line, file=sys.stderr)
-
-
-def progress(line: str) -> None:
-    """On a terminal, show a line that the next one overwrites."""
-    if sys.stderr.isatty() and not sys.stdout.isatty():
-        print(f"\r\x1b[K{line}\r", end="", file=sys.stderr, flush=True)
+    print_result(line, file=sys.stderr)
 
 
 async def side_by_side[T](act: Callable[[T], Awaitable[object]], items: Iterable[T]) -> None:
-    """Act on all items as they come, on a limited number of them at once."""
+    """Act on all items as they come, on a limited number of them at once, up to the first error."""
     waiting, loop = iter(items), asyncio.get_running_loop()
     # Reading waits for whoever writes into a pipe, which must hold up nobody else. This thread,
     # unlike those of asyncio.to_thread, does not hold up Ctrl-C either.
@@ -81,21 +53,26 @@ async def side_by_side[T](act: Callable[[T], Awaitable[object]], items: Iterable
         while (item := await loop.run_in_executor(reader, next, waiting, None)) is not None:
             await act(item)
 
-    await asyncio.gather(*(act_on_next() for _ in range(SIDE_BY_SIDE)))
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(SIDE_BY_SIDE):
+                group.create_task(act_on_next())
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
 
 
 def run(script: Coroutine[Any, Any, int | None], *, interrupted: str) -> Never:
     """Run a script and leave with the exit code that it returns, or after an error with one line.
 
-    What Ctrl-C means for the user is said by `interrupted`.
+    After Ctrl-C, `interrupted` tells the user what goes on and what does not.
     """
     try:
         exit_code = asyncio.run(script) or 0
-    except KeyboardInterrupt:
-        hint(f"interrupted: {interrupted}")
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print_message(f"interrupted: {interrupted}")
         exit_code = 130
-    except (connection.TemporalError, OSError) as error:
-        hint(f"error: {explain(error)}")
+    except (ConfigurationError, TemporalError, OSError) as error:
+        print_message(f"error: {explain_call(error)}")
         exit_code = 1
     except Exception:  # noqa: BLE001 (a bug of ours: the only thing that shows a traceback)
         traceback.print_exc()

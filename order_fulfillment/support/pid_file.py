@@ -1,27 +1,40 @@
-"""Keeps a worker's process ID in a file that no second worker can take."""
+"""Keeps a worker's process ID in a file, which one worker at a time holds."""
 
+import asyncio
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+from order_fulfillment.support.command_line import print_message
 
-@contextmanager
-def held(path: Path) -> Iterator[None]:
+PATIENCE_SECONDS = 10
+
+
+@asynccontextmanager
+async def hold_pid_file(path: Path) -> AsyncIterator[None]:
     """Hold the file with this process's ID in it, and remove it at the end.
 
-    Raises:
-        OSError: when it cannot be written, another worker holds it, or it is no PID file.
+    A worker that was told to stop holds it for some seconds yet: this waits for it. OSError when
+    the file stays held, cannot be written, or is no PID file.
     """
-    with path.open("a+", errors="replace") as file:
-        file.seek(0)
-        content = file.read(20).strip()
-        try:
+    for attempt in range(10 * PATIENCE_SECONDS):
+        file = path.open("a+", errors="replace")
+        with suppress(BlockingIOError, FileNotFoundError):
             # The lock goes with the process, however it ends; the file may stay.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise FileExistsError(f"{str(path)!r} is held by worker {content}") from None
+            if os.path.samefile(path, file.fileno()):  # Its holder may just have removed it.
+                break
+        file.close()
+        if attempt == 0:
+            print_message(f"waiting for the worker that holds {str(path)!r}")
+        await asyncio.sleep(0.1)
+    else:
+        raise FileExistsError(f"{str(path)!r} is held by worker {path.read_text().strip()}")
+    with file:
+        file.seek(0)
+        content = file.read(20).strip()
         if content and not content.isdecimal():
             raise FileExistsError(f"{str(path)!r} is no PID file, but has other content")
         file.truncate(0)

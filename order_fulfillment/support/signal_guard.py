@@ -10,11 +10,10 @@ from temporalio.worker import (
 
 
 class SignalGuard(Interceptor):
-    """For workflows whose signals all take one argument: drops signals with none or with several.
+    """Drops signals with no argument, with several or with null, where each handler takes one.
 
-    For those the SDK ignores the handler's type hints, and the call that follows would fail the
-    workflow task again and again. The SDK also passes a lone `null` to a handler, whatever its
-    type; it is dropped, too. Other arguments of a wrong type the SDK drops by itself.
+    With another number of arguments the SDK ignores the handler's type hints, and the handler's
+    TypeError fails the workflow task for ever. An argument of a wrong type the SDK drops itself.
     """
 
     def workflow_interceptor_class(

@@ -16,7 +16,7 @@ from order_fulfillment.support.command_line import printable
 
 
 def set_up_telemetry(metrics_address: str | None = None) -> Runtime:
-    """Log to stderr, and return the runtime that makes the SDK's Rust core do so, too.
+    """Log to stderr, and return a runtime for the client that does so, too.
 
     Raises:
         OSError: when it cannot serve Prometheus metrics at this IP address and port.
@@ -28,12 +28,10 @@ def set_up_telemetry(metrics_address: str | None = None) -> Runtime:
     activity.logger.activity_info_on_message = False
     workflow.logger.workflow_info_on_message = False
     core = LogForwardingConfig(logger=logging.getLogger("temporalio.core"))
-    telemetry = TelemetryConfig(
-        logging=LoggingConfig(filter=LoggingConfig.default.filter, forwarding=core),
-        metrics=PrometheusConfig(metrics_address) if metrics_address else None,
-    )
+    logs = LoggingConfig(filter=LoggingConfig.default.filter, forwarding=core)
+    metrics = PrometheusConfig(metrics_address) if metrics_address else None
     try:
-        return Runtime(telemetry=telemetry)
+        return Runtime(telemetry=TelemetryConfig(logging=logs, metrics=metrics))
     except ValueError as error:
         raise OSError(f"cannot serve metrics at {metrics_address}: {error}") from None
 
