@@ -23,6 +23,7 @@ from order_fulfillment.support.connection import connect
 PACKAGE = Path(__file__).resolve().parent
 README = PACKAGE.parent / "README.md"
 PATIENCE_SECONDS = 60
+START_WORKER = "uv run worker.py > worker.log 2>&1 &\n"
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -38,15 +39,13 @@ class Scenario(NamedTuple):
 
 def scenarios() -> dict[str, Scenario]:
     """The scenarios of README by name."""
-    sections = re.findall(r"(?ms)^### \d\. (.+?)\n(.+?)(?=^##)", README.read_text())
-    return {
-        title.lower().replace(" ", "-"): Scenario(
-            "".join(re.findall(r"(?ms)^```bash\n(.+?)^```", text)),
-            "".join(re.findall(r"(?ms)^```text\n(.+?)^```", text)).splitlines(),
-            " ".join(text.partition("\nNotice: ")[2].split()),
-        )
-        for title, text in sections
-    }
+    found = {}
+    for title, text in re.findall(r"(?ms)^### \d\. (.+?)\n(.+?)(?=^##)", README.read_text()):
+        commands = "".join(re.findall(r"(?ms)^```bash\n(.+?)^```", text))
+        shown = "".join(re.findall(r"(?ms)^```text\n(.+?)^```", text)).splitlines()
+        notice = " ".join(text.partition("\nNotice: ")[2].split())
+        found[title.lower().replace(" ", "-")] = Scenario(commands, shown, notice)
+    return found
 
 
 def first_missing(shown: list[str], printed: list[str]) -> str | None:
@@ -121,21 +120,11 @@ class Shell:
             console.print((self.copy / "server.log").read_text(), style="red")
         await connect()
 
-    async def start_worker(self) -> None:
-        """Start a worker. Orders wait until it is there."""
-        await self.type("uv run worker.py > worker.log 2>&1 &\n")
-
-    async def play(self, scenario: Scenario) -> str | None:
-        """Play a scenario, and return the first line of README that was missing."""
-        try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                return first_missing(scenario.shown, await self.type(scenario.commands))
-        except TimeoutError:
-            # The cause may be in the log. The worker may be one of this scenario's processes.
-            console.print((self.copy / "worker.log").read_text()[-2000:], style="red")
-            self.kill(self._groups.pop())
-            await self.start_worker()
-            return f"the end, within {PATIENCE_SECONDS} seconds"
+    async def start_anew(self) -> None:
+        """End the commands that hang, the worker perhaps among them, and start another worker."""
+        console.print((self.copy / "worker.log").read_text()[-2000:], style="red")
+        os.killpg(self._groups.pop(), signal.SIGKILL)
+        await self.type(START_WORKER)
 
     async def close(self) -> None:
         """End what was started: orders, in case the server goes on, and processes."""
@@ -147,12 +136,8 @@ class Shell:
                     await client.get_workflow_handle(order.id).terminate("the demo has ended")
         finally:
             for group in self._groups:
-                self.kill(group)
-
-    def kill(self, group: int) -> None:
-        """End the processes of a group."""
-        with suppress(ProcessLookupError):
-            os.killpg(group, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.killpg(group, signal.SIGKILL)
 
 
 async def play(names: list[str], keep: bool) -> int:
@@ -167,11 +152,16 @@ async def play(names: list[str], keep: bool) -> int:
         shell = Shell(folder)
         try:
             await shell.start_server()
-            await shell.start_worker()
+            await shell.type(START_WORKER)
             for name in names:
                 console.print(f"\n{name}", style="bold")
                 scenario, began = scenarios()[name], time.monotonic()
-                missing = await shell.play(scenario)
+                try:
+                    async with asyncio.timeout(PATIENCE_SECONDS):
+                        missing = first_missing(scenario.shown, await shell.type(scenario.commands))
+                except TimeoutError:
+                    missing = f"the end, within {PATIENCE_SECONDS} seconds"
+                    await shell.start_anew()
                 exit_code = exit_code or int(bool(missing))
                 style = "red" if missing else "green"
                 news = f"Not seen: {missing}" if missing else f"Notice: {scenario.notice}"

@@ -154,10 +154,10 @@ async def result(order: OrderHandle, report: Report) -> OrderResult:
 @asynccontextmanager
 async def worker_answers(order: OrderHandle) -> AsyncIterator[None]:
     """Give a worker `QUERY_SECONDS` to answer a query; OrderError with the reason if none does."""
-    # A query would wait for the next attempt of a workflow task that fails.
-    if failure := await _task_failure(order):
-        raise OrderError(failure)
     try:
+        # While a workflow task fails, the server would keep the query waiting.
+        if (await describe(order)).raw_description.pending_workflow_task.attempt > 1:
+            raise TimeoutError
         async with answer_within(QUERY_SECONDS):
             yield
     except WorkflowQueryFailedError as error:
@@ -168,12 +168,7 @@ async def worker_answers(order: OrderHandle) -> AsyncIterator[None]:
 
 
 async def _obstacle(order: OrderHandle) -> str:
-    failure = await _task_failure(order)
-    return failure or f"no worker answers; start one with: {command('worker.py')}"
-
-
-async def _task_failure(order: OrderHandle) -> str | None:
-    """Say why the order's last workflow task failed; None if it did not."""
+    """Say why no worker goes on: the last workflow task has failed, or none is there."""
     failure = Failure()
     async with answer_within():
         async for event in order.fetch_history_events():
@@ -182,7 +177,9 @@ async def _task_failure(order: OrderHandle) -> str | None:
             elif event.HasField("workflow_task_completed_event_attributes"):
                 failure = Failure()
     # The server's own reasons, such as a restart in between, have no message.
-    return _failing(order, _in_words(failure)) if failure.message else None
+    if failure.message:
+        return _failing(order, _in_words(failure))
+    return f"no worker answers; start one with: {command('worker.py')}"
 
 
 def _failing(order: OrderHandle, reason: str) -> str:

@@ -101,21 +101,15 @@ class ShopServices:
             # Readers do not block writers, and a commit is on disk before it returns.
             self._books.execute("PRAGMA journal_mode = WAL")
             self._books.execute("PRAGMA synchronous = FULL")
+            self._books.executescript(TABLES)
+            fill = "INSERT OR IGNORE INTO stock VALUES (?, ?)"
             with self._transaction() as books:
-                for statement in TABLES.split(";"):
-                    books.execute(statement)
-                books.executemany(
-                    "INSERT OR IGNORE INTO stock VALUES (?, ?)", INITIAL_STOCK.items()
-                )
+                books.executemany(fill, INITIAL_STOCK.items())
         except sqlite3.Error as error:
             raise OSError(f"cannot keep the services' books in {str(file)!r}: {error}") from None
 
     def authorize(self, key: str, amount_cents: int, card: Card, lapses_after: timedelta) -> str:
-        """Payment provider: authorize an amount, and return the authorization's reference.
-
-        Raises:
-            PaymentValidationError: when it refuses the card or the amount.
-        """
+        """Payment provider: authorize an amount, or raise PaymentValidationError."""
         now = self._now()
         with self._transaction() as books:
             if known := _find(books, "SELECT reference FROM authorizations", key):
@@ -136,11 +130,7 @@ class ShopServices:
             return reference
 
     def hold(self, key: str, quantities: dict[str, int], lapses_after: timedelta) -> str:
-        """Warehouse: hold goods for an order, and return the hold's reference.
-
-        Raises:
-            InvalidQuantityError, OutOfStockError, UnknownItemError: then nothing is held.
-        """
+        """Warehouse: hold the goods of an order, or raise one of three errors and hold nothing."""
         now = self._now()
         with self._transaction() as books:
             if known := _find(books, "SELECT reference FROM holds", key):
@@ -161,24 +151,17 @@ class ShopServices:
             return reference
 
     def deliver(self, key: str, authorization: str, hold: str) -> str:
-        """Capture an authorized payment, ship the held goods, and return the tracking number.
-
-        Raises:
-            LapsedError: when one of the two has lapsed; then nothing is captured or shipped.
-        """
+        """Carrier: capture the payment and ship the goods, or raise LapsedError and do neither."""
         with self._transaction() as books:
             if known := _find(books, "SELECT tracking_number FROM shipments", key):
                 return known
             now = str(self._now())
-            for table, column, reference in (
-                ("authorizations", "captured_at", authorization),
-                ("holds", "shipped_at", hold),
+            for take, reference in (
+                ("UPDATE authorizations SET captured_at = ?", authorization),
+                ("UPDATE holds SET shipped_at = ?", hold),
             ):
-                live = books.execute(
-                    f"UPDATE {table} SET {column} = ? WHERE reference = ? AND lapses_at > ?",
-                    (now, reference, now),
-                )
-                if not live.rowcount:
+                live = f"{take} WHERE reference = ? AND lapses_at > ?"
+                if not books.execute(live, (now, reference, now)).rowcount:
                     raise LapsedError(f"{reference} has lapsed, or is not in these books")
             books.execute(
                 "UPDATE stock SET on_hand = on_hand - quantity FROM holds "

@@ -13,7 +13,7 @@ from order_fulfillment import orders
 from order_fulfillment.orders import OrderError, OrderHandle, Report
 from order_fulfillment.shared import MAX_TEXT_LENGTH, TASK_QUEUE, ApprovalDecision
 from order_fulfillment.support import command_line as cli
-from order_fulfillment.support.connection import answer_within, connect, task_queue
+from order_fulfillment.support.connection import answer_within, connect
 from order_fulfillment.workflow import OrderWorkflow
 
 VERBS = {
@@ -32,18 +32,17 @@ async def decide(order: OrderHandle, decision: ApprovalDecision, report: Report)
         async with answer_within():
             # The server keeps a signal even while no worker runs, which it does not with an update.
             await order.signal(OrderWorkflow.approve_order, decision)
+        async with orders.worker_answers(order):
+            # A signal has no answer. A query tells whether another decision came first.
+            first = await order.query(OrderWorkflow.decision)
+    except OrderError as error:
+        report(f"the decision is safe on the server, but not confirmed yet: {error}")
+        return ""
     except RPCError as error:
         if error.status != RPCStatusCode.NOT_FOUND:
             raise
         standing = f"closed already ({await status(order, report)})"
     else:
-        try:
-            async with orders.worker_answers(order):
-                # A signal has no answer. A query tells whether another decision came first.
-                first = await order.query(OrderWorkflow.decision)
-        except OrderError as error:
-            report(f"the decision is safe on the server, but not confirmed yet: {error}")
-            return ""
         if first == decision:
             return decision.message
         standing = (
@@ -109,7 +108,8 @@ async def answer_all(arguments: argparse.Namespace) -> int:
 async def list_pending(limit: int) -> None:
     """Print the orders that wait for a decision, a line each."""
     listed = 0
-    async for order in orders.pending(await connect(), task_queue(default=TASK_QUEUE)):
+    task_queue = os.environ.get("TEMPORAL_TASK_QUEUE") or TASK_QUEUE
+    async for order in orders.pending(await connect(), task_queue):
         if listed >= limit:
             cli.print_message(
                 f"more orders are waiting than the limit of {limit}; see them with --limit"

@@ -2,21 +2,23 @@
 
 import argparse
 import json
+import os
 from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from secrets import token_hex
 
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import WorkflowIDReusePolicy
-from temporalio.exceptions import TemporalError, WorkflowAlreadyStartedError
+from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError
 
 from order_fulfillment import order_file, orders
 from order_fulfillment.activities import LAST_OUTAGE_ATTEMPT
 from order_fulfillment.shared import CATALOGUE, TASK_QUEUE, Card, Order, OrderItem, Simulation
 from order_fulfillment.support import command_line as cli
-from order_fulfillment.support.connection import answer_within, connect, task_queue
+from order_fulfillment.support.connection import answer_within, connect
 from order_fulfillment.workflow import OrderWorkflow
 
 START_SECONDS = 10  # Many orders at once keep the server busy.
@@ -29,7 +31,7 @@ async def start(client: Client, order_id: str, order: Order) -> orders.OrderHand
             OrderWorkflow.run,
             order,
             id=order_id,
-            task_queue=task_queue(default=TASK_QUEUE),
+            task_queue=os.environ.get("TEMPORAL_TASK_QUEUE") or TASK_QUEUE,
             # By default Temporal would reuse the ID of an order that has ended.
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             # The server takes at most 400 bytes; one character is at most 12 as JSON.
@@ -40,23 +42,17 @@ async def start(client: Client, order_id: str, order: Order) -> orders.OrderHand
     return client.get_workflow_handle_for(OrderWorkflow.run, order_id)
 
 
-async def start_one(order_id: str, order: Order, wait: bool) -> int:
-    """Start an order, print its ID and perhaps its result, and return the exit code."""
-    client = await connect()
-    try:
-        handle = await start(client, order_id, order)
-        cli.print_result(order_id)
-        cli.print_message(f"approve it: {orders.command('signals.py', 'approve', order_id)}")
-        if wait:
-            result = await orders.result(handle, cli.print_message)
-            cli.print_result(json.dumps(asdict(result)))
-        else:
-            see = orders.command("signals.py", "status", order_id)
-            cli.print_message(f"see where it stands: {see}")
-    except (TemporalError, TimeoutError) as error:
-        cli.print_message(f"error: {orders.explain(order_id, error)}")
-        return 1
-    return 0
+async def start_one(order_id: str, order: Order, wait: bool) -> None:
+    """Start an order, and print its ID and perhaps its result."""
+    handle = await start(await connect(), order_id, order)
+    cli.print_result(order_id)
+    cli.print_message(f"approve it: {orders.command('signals.py', 'approve', order_id)}")
+    if wait:
+        result = await orders.result(handle, report=cli.print_message)
+        cli.print_result(json.dumps(asdict(result)))
+    else:
+        see = orders.command("signals.py", "status", order_id)
+        cli.print_message(f"see where it stands: {see}")
 
 
 async def start_file(path: str, model: Order, wait: bool) -> int:
@@ -138,10 +134,8 @@ def main() -> None:
     outage = parser.add_mutually_exclusive_group()
     downtime_help = "the inventory service is down and stays down"
     outage.add_argument("--simulate-inventory-downtime", action="store_true", help=downtime_help)
-    survived, recovers_help = range(1, LAST_OUTAGE_ATTEMPT), "it is down for this many attempts"
-    outage.add_argument(
-        "--inventory-recovers-after", type=int, choices=survived, help=recovers_help
-    )
+    survived, down_help = range(1, LAST_OUTAGE_ATTEMPT), "it is down for this many attempts"
+    outage.add_argument("--inventory-recovers-after", type=int, choices=survived, help=down_help)
     result_help = "wait for the order to end and print its result as one line of JSON"
     parser.add_argument("--wait-result", action="store_true", help=result_help)
     arguments = parser.parse_args()
@@ -159,14 +153,14 @@ def main() -> None:
     except (ValueError, OverflowError) as error:
         parser.error(str(error))
     interrupted = "what was started goes on"
-    if arguments.file is None:
-        order_id = arguments.workflow_id or f"order-{token_hex(4)}"
-        interrupted += f"; follow it with: {orders.command('signals.py', 'result', order_id)}"
-        cli.run(start_one(order_id, order, arguments.wait_result), interrupted=interrupted)
-    elif arguments.workflow_id:
+    if arguments.file is not None and arguments.workflow_id:
         parser.error("--workflow-id does not go with --file")
-    else:
-        cli.run(start_file(arguments.file, order, arguments.wait_result), interrupted=interrupted)
+    if arguments.file is not None:
+        cli.run(start_file(arguments.file, order, arguments.wait_result), interrupted)
+    order_id = arguments.workflow_id or f"order-{token_hex(4)}"
+    interrupted += f"; follow it with: {orders.command('signals.py', 'result', order_id)}"
+    starting = start_one(order_id, order, arguments.wait_result)
+    cli.run(starting, interrupted, explain=partial(orders.explain, order_id))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -15,7 +16,7 @@ from order_fulfillment.activities import OrderActivities
 from order_fulfillment.services import ShopServices
 from order_fulfillment.shared import TASK_QUEUE
 from order_fulfillment.support import command_line as cli
-from order_fulfillment.support.connection import connect, task_queue
+from order_fulfillment.support.connection import connect
 from order_fulfillment.support.pid_file import hold_pid_file
 from order_fulfillment.support.signal_guard import SignalGuard
 from order_fulfillment.support.telemetry import set_up_telemetry
@@ -38,13 +39,12 @@ def create_worker(
         task_queue=task_queue,
         workflows=[OrderWorkflow],
         activities=[steps.process_payment, steps.reserve_inventory, steps.deliver_order],
-        # Activities that are no coroutines run in threads. A task that the worker took without
-        # having a thread for it would run into its timeout.
+        # Activities that are no coroutines run in threads. A task without one would time out.
         activity_executor=ThreadPoolExecutor(ACTIVITY_THREADS),
         max_concurrent_activities=ACTIVITY_THREADS,
         # Drops a signal without an argument, say from the Web UI, which would stall the order.
         interceptors=[SignalGuard()],
-        # When the worker is stopped, running activities get this time to finish.
+        # Running activities get this time to finish when the worker is stopped.
         graceful_shutdown_timeout=timedelta(seconds=ACTIVITY_SECONDS),
         # A task goes to the worker that has the order in its cache. If that worker is dead, another
         # one gets it after this time. With less, busy workers lose orders, which are replayed.
@@ -68,7 +68,7 @@ async def work(
 ) -> int:
     """Serve orders until SIGTERM, Ctrl-C or a closed terminal; return the exit code."""
     client = await connect(set_up_telemetry(metrics_address))
-    queue = task_queue(default=TASK_QUEUE)
+    queue = os.environ.get("TEMPORAL_TASK_QUEUE") or TASK_QUEUE
     worker = create_worker(client, queue, ShopServices(shop_db), build_id)
     async with hold_pid_file(pid_file):
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
@@ -80,8 +80,7 @@ async def work(
                 where = client.namespace, client.service_client.config.target_host
                 logger.info("Worker is polling %r of namespace %r at %s", queue, *where)
                 await stop.wait()
-                # Results get two seconds more to reach the server. If it gives no answer, the SDK
-                # would wait for half a minute.
+                # Results get two seconds more to reach a server that the SDK might wait for.
                 deadline.reschedule(loop.time() + ACTIVITY_SECONDS + 2)
         except TimeoutError:
             logger.error("Stopped with work unfinished; Temporal gives it to the next worker")

@@ -99,15 +99,17 @@ class OrderWorkflow:
 
         self._enter(OrderStatus.AWAITING_APPROVAL)
         decision = await self._wait_for_decision(order)
+        tracking_number = None
         if decision is None:
-            return self._end(OrderStatus.EXPIRED, order, authorization, reservation)
-        if not decision.approved:
-            return self._end(OrderStatus.REJECTED, order, authorization, reservation)
-
-        self._enter(OrderStatus.DELIVERING)
-        delivery = DeliveryRequest(f"{key}/delivery", authorization, reservation)
-        tracking_number = await self._deliver(delivery)
-        return self._end(OrderStatus.FULFILLED, order, authorization, reservation, tracking_number)
+            self._enter(OrderStatus.EXPIRED)
+        elif not decision.approved:
+            self._enter(OrderStatus.REJECTED)
+        else:
+            self._enter(OrderStatus.DELIVERING)
+            delivery = DeliveryRequest(f"{key}/delivery", authorization, reservation)
+            tracking_number = await self._deliver(delivery)
+            self._enter(OrderStatus.FULFILLED)
+        return self._result(order, authorization, reservation, tracking_number)
 
     @workflow.signal(description='Approve or reject the order: {"approved": true, "note": "..."}')
     def approve_order(self, decision: ApprovalDecision) -> None:
@@ -163,19 +165,13 @@ class OrderWorkflow:
                 raise
             return await step
 
-    def _end(
-        self,
-        status: OrderStatus,
-        order: Order,
-        authorization: str,
-        reservation: str,
-        tracking_number: str | None = None,
+    def _result(
+        self, order: Order, authorization: str, reservation: str, tracking_number: str | None
     ) -> OrderResult:
-        self._enter(status)
         decided_by = self._decision.by if self._decision else None
         return OrderResult(
             order_id=workflow.info().workflow_id,
-            status=status,
+            status=self._status,
             message=self.approval_message()
             or f"no decision within {order.approval_timeout:.10g} s",
             total_cents=order.total_cents,

@@ -1,6 +1,7 @@
 """The floor: the barest workflow that does the Temporal work of one order, and its worker."""
 
 import asyncio
+import os
 from datetime import timedelta
 
 from temporalio import activity, workflow
@@ -37,14 +38,13 @@ async def work() -> None:
     """Serve with the pollers, the sandbox and the log level of the real worker."""
     from temporalio.worker import PollerBehaviorAutoscaling, Worker
 
-    from order_fulfillment.shared import TASK_QUEUE
     from order_fulfillment.support.command_line import print_message
-    from order_fulfillment.support.connection import connect, task_queue
+    from order_fulfillment.support.connection import connect
     from order_fulfillment.support.telemetry import set_up_telemetry
 
     async with Worker(
-        await connect(set_up_telemetry()),
-        task_queue=task_queue(TASK_QUEUE),
+        await connect(set_up_telemetry(None)),
+        task_queue=os.environ["TEMPORAL_TASK_QUEUE"],
         workflows=[FloorWorkflow],
         activities=[step],
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),

@@ -103,7 +103,6 @@ def test_what_real_exports_have_is_no_mistake(file: bytes) -> None:
         ({"card": "4242"}, 'card: "4242" is not an object'),
         ({"card": {"expiry": "2027-01"}}, "card.expiry: '2027-01' is not of the form MM/YY"),
         ({"customer_name": "\ud800"}, "surrogates not allowed"),
-        ("[" * 100_000, "recursion"),
     ],
     ids=lambda value: str(value)[:40],
 )

@@ -61,18 +61,19 @@ async def side_by_side[T](act: Callable[[T], Awaitable[object]], items: Iterable
         raise errors.exceptions[0] from None
 
 
-def run(script: Coroutine[Any, Any, int | None], *, interrupted: str) -> Never:
-    """Run a script and leave with the exit code that it returns, or after an error with one line.
-
-    After Ctrl-C, `interrupted` tells the user what goes on and what does not.
-    """
+def run(
+    script: Coroutine[Any, Any, int | None],
+    interrupted: str,
+    explain: Callable[[Exception], str] = explain_call,
+) -> Never:
+    """Run a script, and leave with its exit code, or after an error or Ctrl-C with one line."""
     try:
         exit_code = asyncio.run(script) or 0
     except (KeyboardInterrupt, asyncio.CancelledError):
         print_message(f"interrupted: {interrupted}")
         exit_code = 130
     except (ConfigurationError, TemporalError, OSError) as error:
-        print_message(f"error: {explain_call(error)}")
+        print_message(f"error: {explain(error)}")
         exit_code = 1
     except Exception:  # noqa: BLE001 (a bug of ours: the only thing that shows a traceback)
         traceback.print_exc()

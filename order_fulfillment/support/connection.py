@@ -17,7 +17,7 @@ UNANSWERED = {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCSta
 
 
 class ConfigurationError(Exception):
-    """Temporal's environment configuration cannot be read, or names an unknown namespace."""
+    """Temporal's environment configuration is wrong."""
 
 
 @asynccontextmanager
@@ -38,16 +38,11 @@ def explain_call(error: Exception) -> str:
     return f"the Temporal server refuses: {error}" if isinstance(error, RPCError) else str(error)
 
 
-def task_queue(default: str) -> str:
-    """The task queue on which clients and workers meet: TEMPORAL_TASK_QUEUE, or the default."""
-    return os.environ.get("TEMPORAL_TASK_QUEUE") or default
-
-
 async def connect(runtime: Runtime | None = None) -> Client:
-    """Connect to the server and namespace of Temporal's environment configuration.
+    """Connect as Temporal's environment configuration says.
 
     Raises:
-        ConfigurationError: when it cannot be read, or there is no such namespace.
+        ConfigurationError: when it cannot be read, or names an unknown namespace.
         ConnectionError: when no Temporal server answers in time.
     """
     try:

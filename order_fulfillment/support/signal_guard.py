@@ -1,15 +1,9 @@
 """Keeps malformed signals away from a workflow."""
 
-from temporalio import workflow
-from temporalio.worker import (
-    HandleSignalInput,
-    Interceptor,
-    WorkflowInboundInterceptor,
-    WorkflowInterceptorClassInput,
-)
+from temporalio import worker, workflow
 
 
-class SignalGuard(Interceptor):
+class SignalGuard(worker.Interceptor):
     """Drops signals with no argument, with several or with null, where each handler takes one.
 
     With another number of arguments the SDK ignores the handler's type hints, and the handler's
@@ -17,14 +11,14 @@ class SignalGuard(Interceptor):
     """
 
     def workflow_interceptor_class(
-        self, input: WorkflowInterceptorClassInput
-    ) -> type[WorkflowInboundInterceptor]:
+        self, input: worker.WorkflowInterceptorClassInput
+    ) -> type[worker.WorkflowInboundInterceptor]:
         """Called by the SDK for every workflow it runs."""
         return _SignalGuardInbound
 
 
-class _SignalGuardInbound(WorkflowInboundInterceptor):
-    async def handle_signal(self, input: HandleSignalInput) -> None:
+class _SignalGuardInbound(worker.WorkflowInboundInterceptor):
+    async def handle_signal(self, input: worker.HandleSignalInput) -> None:
         if len(input.args) == 1 and input.args[0] is not None:
             await super().handle_signal(input)
         else:

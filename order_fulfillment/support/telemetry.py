@@ -2,36 +2,25 @@
 
 import logging
 
-from temporalio import activity, workflow
+from temporalio import activity, runtime, workflow
 from temporalio.exceptions import ApplicationError
-from temporalio.runtime import (
-    LogForwardingConfig,
-    LoggingConfig,
-    PrometheusConfig,
-    Runtime,
-    TelemetryConfig,
-)
 
 from order_fulfillment.support.command_line import printable
 
 
-def set_up_telemetry(metrics_address: str | None = None) -> Runtime:
-    """Log to stderr, and return a runtime for the client that does so, too.
-
-    Raises:
-        OSError: when it cannot serve Prometheus metrics at this IP address and port.
-    """
+def set_up_telemetry(metrics_address: str | None) -> runtime.Runtime:
+    """Log to stderr, and return a runtime for the client; OSError for a wrong IP:PORT."""
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     # The formatter names the workflow; these would append all they know to every line.
     activity.logger.activity_info_on_message = False
     workflow.logger.workflow_info_on_message = False
-    core = LogForwardingConfig(logger=logging.getLogger("temporalio.core"))
-    logs = LoggingConfig(filter=LoggingConfig.default.filter, forwarding=core)
-    metrics = PrometheusConfig(metrics_address) if metrics_address else None
+    core = runtime.LogForwardingConfig(logger=logging.getLogger("temporalio.core"))
+    logs = runtime.LoggingConfig(filter=runtime.LoggingConfig.default.filter, forwarding=core)
+    metrics = runtime.PrometheusConfig(metrics_address) if metrics_address else None
     try:
-        return Runtime(telemetry=TelemetryConfig(logging=logs, metrics=metrics))
+        return runtime.Runtime(telemetry=runtime.TelemetryConfig(logging=logs, metrics=metrics))
     except ValueError as error:
         raise OSError(f"cannot serve metrics at {metrics_address}: {error}") from None
 
