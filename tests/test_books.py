@@ -14,11 +14,11 @@ from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.worker import Worker
 
 from order_fulfillment.services import INITIAL_STOCK, ShopServices
-from order_fulfillment.shared import ApprovalDecision, OrderItem, OrderStatus
+from order_fulfillment.shared import ApprovalDecision, OrderItem
 from order_fulfillment.worker import create_worker
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop
-from tests.history import ORDER, OrderHandle, attempts, place, until, until_status
+from tests.history import ORDER, OrderHandle, attempts, place, until
 
 APPROVED, REJECTED = ApprovalDecision(True), ApprovalDecision(False)
 # There are ten of them.
@@ -103,22 +103,6 @@ async def test_a_second_order_of_the_same_id_is_paid_and_shipped_anew(
     assert first.payment_authorization != second.payment_authorization
     assert first.tracking_number != second.tracking_number
     assert sorted(rows_by_order(shop)[order_id]) == sorted(2 * ["auth", "hold", "track"])
-
-
-async def test_a_delivery_after_the_hold_has_lapsed_fails_and_is_not_retried(
-    shop: Shop, dev_server: Client
-) -> None:
-    async with serving(dev_server, shop):
-        order = await place(dev_server, shop.task_queue)
-        await until_status(order, OrderStatus.AWAITING_APPROVAL)
-        query(shop, "UPDATE holds SET lapses_at = datetime(lapses_at, '-3631 seconds')")
-
-        await order.signal(OrderWorkflow.approve_order, APPROVED)
-
-        assert await outcome(order) == "LapsedError"
-        assert await attempts(order) == [1, 1, 1]
-    assert rows_by_order(shop) == {order.id: ["auth", "hold"]}
-    assert query(shop, "SELECT captured_at FROM authorizations") == [(None,)]
 
 
 async def test_a_reset_order_gets_the_same_references_and_no_new_row(

@@ -14,13 +14,11 @@ from uuid import uuid4
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from temporalio.client import Client
 
 from order_fulfillment import order_file
 from order_fulfillment.shared import Card, Order, OrderItem
 from tests.conftest import SCRIPTS, Shop
 from tests.history import ORDER
-from tests.script import wait_until
 
 MUG = {"sku": "temporal-mug"}
 
@@ -189,29 +187,6 @@ def test_the_delivered_file_is_fifty_orders_of_which_ten_are_spoiled(shop: Shop)
     orders = [each[1] for each in found if not isinstance(each, str)]
     assert sum("@@@" in item.sku for order in orders for item in order.items) == 10
     assert max(order.total_cents for order in orders) <= 500_00
-
-
-async def test_a_killed_run_is_finished_by_the_next_one(shop: Shop, dev_server: Client) -> None:
-    ids = {f"{shop.task_queue}-{number:03}" for number in range(120)}
-    path = write(shop, ({"order_id": order_id} for order_id in sorted(ids)))
-    killed = shop.start("starter.py", "--file", path)
-    wait_until(lambda: killed.stdout.count("\n") >= 10, "some orders to start")
-    killed.kill()
-
-    again = shop.run("starter.py", "--file", path)
-
-    counts = re.fullmatch(r"(\d+) started, (\d+) existed already, 0 invalid\n", again.stderr)
-    assert counts
-    assert again.returncode == 0
-    assert int(counts[1]) + int(counts[2]) == 120
-    assert int(counts[1]) > 0 < int(counts[2])
-    assert len(set((again.stdout + killed.stdout).split())) <= 120
-
-    def listed() -> bool:
-        count = shop.temporal(*("workflow", "count", "--query", f"TaskQueue = '{shop.task_queue}'"))
-        return "Total: 120" in count.stdout
-
-    wait_until(listed, "120 orders")
 
 
 def test_stdin_is_read_as_it_comes_and_ctrl_c_says_how_many_were_started(shop: Shop) -> None:

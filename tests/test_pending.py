@@ -93,19 +93,6 @@ async def test_the_list_needs_no_worker_and_leaves_no_trace(shop: Shop, dev_serv
     assert not orders.waits_for_decision(await waiting.describe())
 
 
-async def test_each_id_that_goes_wrong_has_a_line_and_the_others_go_on(
-    open_shop: Shop, dev_server: Client
-) -> None:
-    good = (await place(dev_server, open_shop.task_queue)).id
-
-    mixed = open_shop.run("signals.py", "reject", "order-unknown", good, good)
-
-    assert mixed.returncode == 1
-    assert mixed.stdout == f"{good}\trejected\n"
-    [line] = mixed.stderr.splitlines()
-    assert line.startswith("error: order-unknown: there is no order 'order-unknown'")
-
-
 async def test_by_default_the_user_of_the_shell_has_decided(
     open_shop: Shop, dev_server: Client
 ) -> None:

@@ -72,21 +72,3 @@ def test_an_order_is_fulfilled_with_a_client_certificate(shop: Shop, ca: trustme
 def test_an_order_is_fulfilled_with_an_api_key(shop: Shop, ca: trustme.CA) -> None:
     with behind_tls(shop, ca, client_certificate=False) as server:
         fulfill_an_order(with_settings(shop, ca, server, API_KEY="the-secret-key"))
-
-
-@pytest.mark.parametrize("shown", ["none", "a stranger's"])
-def test_without_the_right_client_certificate_the_server_is_not_reached(
-    shop: Shop, ca: trustme.CA, shown: str
-) -> None:
-    settings = {}
-    if shown == "a stranger's":
-        stranger = trustme.CA().issue_cert("client@shop.example")
-        stranger.private_key_and_cert_chain_pem.write_to_path(shop.folder / "stranger.pem")
-        settings = {"TLS_CLIENT_CERT_PATH": "stranger.pem", "TLS_CLIENT_KEY_PATH": "stranger.pem"}
-    with behind_tls(shop, ca, client_certificate=True) as server:
-        refused = with_settings(shop, ca, server, **settings).run("starter.py")
-
-    assert (refused.returncode, refused.stdout) == (1, "")
-    assert refused.stderr.startswith(f"error: no Temporal server at {server.address}: it ")
-    assert refused.stderr.count("\n") == 1
-    assert server.client_names == set()

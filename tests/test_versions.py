@@ -17,7 +17,7 @@ from order_fulfillment import orders
 from order_fulfillment.shared import ApprovalDecision, OrderItem, OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop
-from tests.history import OrderHandle, details, events, place, until, until_event
+from tests.history import OrderHandle, details, events, place, until
 
 APPROVED = ApprovalDecision(approved=True)
 NUMBER = 20
@@ -129,24 +129,6 @@ async def test_each_order_ends_on_the_version_on_which_it_began(
             happened = await events(order)
             assert "WORKFLOW_TASK_FAILED" not in happened
             assert "WORKFLOW_TASK_TIMED_OUT" not in happened
-
-
-async def test_without_versions_the_same_change_stalls_the_orders_that_wait(
-    shop: Shop, dev_server: Client
-) -> None:
-    shop = shop.with_short_waits()
-    with shop.worker():
-        stalled = await waiting(dev_server, shop)
-    with next_version(shop).worker():
-        for order in stalled:
-            await order.signal(OrderWorkflow.approve_order, APPROVED)
-        for order in stalled:
-            await until_event(order, "WORKFLOW_TASK_FAILED")
-
-    with shop.worker():
-        results = [await order.result() for order in stalled]
-
-    assert {result.status for result in results} == {OrderStatus.FULFILLED}
 
 
 async def test_an_order_that_is_stuck_is_moved_to_the_version_with_the_fix(

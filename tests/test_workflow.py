@@ -365,22 +365,3 @@ async def test_a_lowered_limit_leaves_orders_alone_that_were_accepted(
             assert (await order.result()).status == OrderStatus.FULFILLED
 
     assert "WORKFLOW_TASK_FAILED" not in await events(waiting)
-
-
-@pytest.mark.parametrize(
-    ("item", "error"),
-    [
-        (OrderItem("temporal-mug", 1, -1), "PaymentValidationError"),
-        (OrderItem("temporal-mug", -1, -1), "InvalidQuantityError"),
-    ],
-)
-async def test_what_another_client_got_wrong_is_refused_by_the_service(
-    time_skipping_server: Client, task_queue: str, item: OrderItem, error: str
-) -> None:
-    async with create_worker(time_skipping_server, task_queue):
-        order = await place(time_skipping_server, task_queue, items=[item])
-
-        failure = await failure_of(order)
-
-        assert isinstance(failure, ApplicationError)
-        assert failure.type == error
