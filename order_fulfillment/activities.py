@@ -14,11 +14,11 @@ from datetime import timedelta
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from order_fulfillment.services import RefusedError, ShopServices, UnknownItemError
+from order_fulfillment.services import RefusedError, ServiceError, ShopServices
 from order_fulfillment.shared import DeliveryRequest, PaymentRequest, ReservationRequest
 
 LAST_OUTAGE_ATTEMPT = 4
-"""The attempt at which the simulated outage fails the order: some four seconds after the first."""
+"""The attempt at which the simulated outage fails the order: 3.5 seconds after the first."""
 
 
 class OrderActivities:
@@ -58,11 +58,11 @@ class OrderActivities:
             raise ApplicationError(
                 "the inventory service is down",
                 type="InventoryUnavailableError",
-                # With the retry policy's maximum_attempts, dead workers alone could fail an order.
+                # Not by `maximum_attempts` of the retry policy, which counts dead workers, too.
                 non_retryable=attempt >= LAST_OUTAGE_ATTEMPT,
             )
         quantities = request.quantities
-        # Scenario 7, the web shop's bug: uncomment this line and restart the worker.
+        # Scenario 7, a web shop sends SKUs that end in @@@: uncomment this, restart the worker.
         # quantities = {sku.removesuffix("@@@"): pieces for sku, pieces in quantities.items()}
         key, lapses_after = request.idempotency_key, timedelta(seconds=request.lapses_after)
         with service_errors():
@@ -93,6 +93,6 @@ def service_errors() -> Iterator[None]:
     """Give the errors of the services their Temporal names. A refusal is not retried."""
     try:
         yield
-    except (RefusedError, UnknownItemError) as error:
+    except ServiceError as error:
         refused, name = isinstance(error, RefusedError), type(error).__name__
         raise ApplicationError(str(error), type=name, non_retryable=refused) from None

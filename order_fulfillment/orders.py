@@ -6,7 +6,7 @@ import shlex
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import batched
 from pathlib import Path
 from typing import NamedTuple
@@ -31,7 +31,9 @@ from order_fulfillment.workflow import OrderWorkflow
 type OrderHandle = WorkflowHandle[OrderWorkflow, OrderResult]
 type Report = Callable[[str], object]
 
-QUERY_SECONDS = 8  # The server waits five seconds for a dead worker before it asks another one.
+QUERY_SECONDS = (
+    8  # More than the sticky timeout in worker.py, after which a dead worker is given up.
+)
 LIST_SECONDS = 30  # Thousands of orders keep the server busy.
 STALLED_SECONDS = 3
 
@@ -108,11 +110,16 @@ def waits_for_worker(order: WorkflowExecutionDescription) -> bool:
 
 
 def failed_attempts(order: WorkflowExecutionDescription) -> Iterator[str]:
-    """The last failed attempt of each step that is being retried, in words."""
+    """The last failed attempt of each step that is being retried, and each pause, in words."""
     for step in order.raw_description.pending_activities:
+        name, due = step.activity_type.name, step.next_attempt_schedule_time.ToDatetime()
         if step.HasField("last_failure"):
+            late = due - step.last_attempt_complete_time.ToDatetime() > timedelta(seconds=10)
+            when = f"; the next attempt is due at {due:%H:%M:%S} UTC" if late else ""
             failure = _in_words(step.last_failure)
-            yield f"{step.activity_type.name}, attempt {step.attempt - 1} failed: {failure}"
+            yield f"{name}, attempt {step.attempt - 1} failed: {failure}{when}"
+        if step.paused:
+            yield f"{name} is paused; go on with: temporal activity unpause"
 
 
 async def result(order: OrderHandle, report: Report) -> OrderResult:
@@ -142,6 +149,7 @@ async def result(order: OrderHandle, report: Report) -> OrderResult:
                 length, since = description.history_length, time.monotonic()
             elif time.monotonic() - since > STALLED_SECONDS:
                 tell(f"still waiting: {await _obstacle(order)}")
+                since = time.monotonic()
         except TimeoutError as error:
             tell(f"still waiting: {error}")
         await asyncio.sleep(0.5)  # A first failed attempt can be seen for no longer than this.
@@ -162,29 +170,30 @@ async def worker_answers(order: OrderHandle) -> AsyncIterator[None]:
             yield
     except WorkflowQueryFailedError as error:
         # A worker may have to replay the order to answer, and then meet a bug of workflow.py.
-        raise OrderError(_failing(order, str(error))) from None
+        raise OrderError(_bug(order, "fails", str(error))) from None
     except (TimeoutError, RPCError):
         raise OrderError(await _obstacle(order)) from None
 
 
 async def _obstacle(order: OrderHandle) -> str:
     """Say why no worker goes on: the last workflow task has failed, or none is there."""
-    failure = Failure()
+    obstacle = no_worker = f"no worker answers; start one with: {command('worker.py')}"
     async with answer_within():
         async for event in order.fetch_history_events():
-            if event.HasField("workflow_task_failed_event_attributes"):
-                failure = event.workflow_task_failed_event_attributes.failure
+            # The server's own reasons, such as a restart in between, have no message. Later failures
+            # of the same workflow task are in no history.
+            failure = event.workflow_task_failed_event_attributes.failure
+            if failure.message:
+                at = f"failed at {event.event_time.ToDatetime():%H:%M:%S} UTC"
+                obstacle = _bug(order, at, _in_words(failure))
             elif event.HasField("workflow_task_completed_event_attributes"):
-                failure = Failure()
-    # The server's own reasons, such as a restart in between, have no message.
-    if failure.message:
-        return _failing(order, _in_words(failure))
-    return f"no worker answers; start one with: {command('worker.py')}"
+                obstacle = no_worker
+    return obstacle
 
 
-def _failing(order: OrderHandle, reason: str) -> str:
+def _bug(order: OrderHandle, failed: str, reason: str) -> str:
     remedy = "it goes on by itself once workflow.py is fixed and the worker restarted"
-    return f"the workflow task of order {order.id!r} fails: {reason}; {remedy}"
+    return f"the workflow task of order {order.id!r} {failed}: {reason}; {remedy}"
 
 
 def _in_words(failure: Failure) -> str:
@@ -206,6 +215,8 @@ def explain(order_id: str, error: Exception) -> str:
             return f"{order} was canceled before its delivery; nothing was charged or shipped"
         case WorkflowFailureError(cause=cause):
             return f"{order} was closed by the server: {cause}"
+        case TimeoutError():
+            return f"{error}; see what became of it: {command('signals.py', 'status', order_id)}"
     return explain_call(error)
 
 

@@ -61,8 +61,18 @@ SELECT on_hand - coalesce(
 """
 """The stock on hand, less the goods that are held for others."""
 
+TAKEN = """
+SELECT (SELECT captured_at FROM authorizations WHERE reference = ?),
+       (SELECT shipped_at FROM holds WHERE reference = ? LIMIT 1)
+"""
+BY_KEY = "WHERE idempotency_key = ?"
 
-class RefusedError(Exception):
+
+class ServiceError(Exception):
+    """A service did not do what it was asked for."""
+
+
+class RefusedError(ServiceError):
     """A service refuses, and would refuse again."""
 
 
@@ -82,8 +92,12 @@ class LapsedError(RefusedError):
     """The authorization or the hold has lapsed: the delivery comes too late."""
 
 
-class UnknownItemError(Exception):
+class UnknownItemError(ServiceError):
     """The warehouse does not know an article: the shop that took the order has a bug."""
+
+
+class ConflictError(ServiceError):
+    """A request contradicts an earlier one: the code that sends it has a bug."""
 
 
 class ShopServices:
@@ -112,8 +126,10 @@ class ShopServices:
         """Payment provider: authorize an amount, or raise PaymentValidationError."""
         now = self._now()
         with self._transaction() as books:
-            if known := _find(books, "SELECT reference FROM authorizations", key):
-                return known
+            known = f"SELECT reference, amount_cents FROM authorizations {BY_KEY}"
+            for reference, amount in books.execute(known, (key,)):
+                _check_same(key, amount, amount_cents)
+                return str(reference)
             if amount_cents < 1:
                 raise PaymentValidationError(f"cannot take {amount_cents} cents")
             try:
@@ -133,8 +149,10 @@ class ShopServices:
         """Warehouse: hold the goods of an order, or raise one of three errors and hold nothing."""
         now = self._now()
         with self._transaction() as books:
-            if known := _find(books, "SELECT reference FROM holds", key):
-                return known
+            known = books.execute(f"SELECT sku, quantity, reference FROM holds {BY_KEY}", (key,))
+            if rows := known.fetchall():
+                _check_same(key, {sku: quantity for sku, quantity, _ in rows}, quantities)
+                return str(rows[0][2])
             for sku, wanted in quantities.items():
                 available = books.execute(AVAILABLE, (str(now), sku)).fetchone()
                 if not available:
@@ -153,16 +171,25 @@ class ShopServices:
     def deliver(self, key: str, authorization: str, hold: str) -> str:
         """Carrier: capture the payment and ship the goods, or raise LapsedError and do neither."""
         with self._transaction() as books:
-            if known := _find(books, "SELECT tracking_number FROM shipments", key):
-                return known
+            known = f"SELECT tracking_number FROM shipments {BY_KEY}"
+            for (tracking_number,) in books.execute(known, (key,)):
+                # Both were taken in one moment, unless this request is for others.
+                captured, shipped = books.execute(TAKEN, (authorization, hold)).fetchone()
+                _check_same(key, captured or "another authorization", shipped)
+                return str(tracking_number)
             now = str(self._now())
-            for take, reference in (
-                ("UPDATE authorizations SET captured_at = ?", authorization),
-                ("UPDATE holds SET shipped_at = ?", hold),
+            for table, taken_at, reference in (
+                ("authorizations", "captured_at", authorization),
+                ("holds", "shipped_at", hold),
             ):
-                live = f"{take} WHERE reference = ? AND lapses_at > ?"
-                if not books.execute(live, (now, reference, now)).rowcount:
+                state = f"SELECT {taken_at}, lapses_at FROM {table} WHERE reference = ?"
+                taken, lapses_at = books.execute(state, (reference,)).fetchone() or (None, "")
+                if taken:
+                    raise ConflictError(f"{reference} was taken by another delivery")
+                if lapses_at <= now:
                     raise LapsedError(f"{reference} has lapsed, or is not in these books")
+                take = f"UPDATE {table} SET {taken_at} = ? WHERE reference = ?"
+                books.execute(take, (now, reference))
             books.execute(
                 "UPDATE stock SET on_hand = on_hand - quantity FROM holds "
                 "WHERE stock.sku = holds.sku AND reference = ?",
@@ -181,6 +208,6 @@ class ShopServices:
             yield self._books
 
 
-def _find(books: sqlite3.Connection, select: str, key: str) -> str | None:
-    row = books.execute(f"{select} WHERE idempotency_key = ?", (key,)).fetchone()
-    return str(row[0]) if row else None
+def _check_same(key: str, before: object, now: object) -> None:
+    if before != now:
+        raise ConflictError(f"{key!r} was used for {before}, not for {now}")

@@ -16,6 +16,7 @@ from order_fulfillment.support import command_line as cli
 from order_fulfillment.support.connection import answer_within, connect
 from order_fulfillment.workflow import OrderWorkflow
 
+RUNNING, COMPLETED = WorkflowExecutionStatus.RUNNING, WorkflowExecutionStatus.COMPLETED
 VERBS = {
     "approve": "approve orders; the first decision about each counts",
     "reject": "reject orders; the first decision about each counts",
@@ -43,13 +44,14 @@ async def decide(order: OrderHandle, decision: ApprovalDecision, report: Report)
             raise
         standing = f"closed already ({await status(order, report)})"
     else:
-        if first == decision:
+        # A cancel request or a failure may come between a decision and its delivery.
+        goes_well = (await orders.describe(order)).status in (RUNNING, COMPLETED)
+        if first == decision and goes_well:
             return decision.message
-        standing = (
-            f"{first.message} (by {first.by or 'somebody'})"
-            if first
-            else await status(order, report)
-        )
+        if first and first != decision:
+            standing = f"{first.message} (by {first.by or 'somebody'})"
+        else:
+            standing = await status(order, report)
     raise OrderError(f"the decision changes nothing: order {order.id!r} is {standing}")
 
 
@@ -58,13 +60,12 @@ async def status(order: OrderHandle, report: Report) -> str:
     description = await orders.describe(order)
     for failed in orders.failed_attempts(description):
         report(failed)
-    match description.status:
-        case WorkflowExecutionStatus.RUNNING:
-            async with orders.worker_answers(order):
-                return await order.query(OrderWorkflow.status)
-        case WorkflowExecutionStatus.COMPLETED:
-            return (await order.result()).status  # It needs no worker.
-    # An order that the server closed was not told. A query would answer its last word.
+    if description.status == RUNNING:
+        async with orders.worker_answers(order):
+            return await order.query(OrderWorkflow.status)
+    if description.status == COMPLETED:
+        return (await order.result()).status  # It needs no worker.
+    # The server closed the order without the workflow, whose own status is out of date.
     return description.status.name if description.status else ""
 
 
@@ -146,8 +147,9 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.verb == "pending":
         cli.run(list_pending(arguments.limit), interrupted="nothing was changed")
-    see = orders.command("signals.py", "status", arguments.ids[0])
-    cli.run(answer_all(arguments), interrupted=f"orders go on; see {see}")
+    else:
+        see = orders.command("signals.py", "status", arguments.ids[0])
+        cli.run(answer_all(arguments), interrupted=f"orders go on; see {see}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Starts an order, or a file of orders: `uv run starter.py "Ada Lovelace"`."""
 
 import argparse
+import asyncio
 import json
 import os
 from collections import Counter
@@ -12,7 +13,7 @@ from secrets import token_hex
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
-from temporalio.service import RPCError
+from temporalio.service import RPCError, RPCStatusCode
 
 from order_fulfillment import order_file, orders
 from order_fulfillment.activities import LAST_OUTAGE_ATTEMPT
@@ -38,7 +39,8 @@ async def start(client: Client, order_id: str, order: Order) -> orders.OrderHand
             static_summary=f"Order of {order.customer_name[:30]}",
             memo=orders.memo(order),
         )
-    # The handle that start_workflow returns ends with its run, even if the order is reset.
+    # A handle by ID follows the order through `temporal workflow reset`, which starts a new run.
+    # The handle that start_workflow returns stays with the first run.
     return client.get_workflow_handle_for(OrderWorkflow.run, order_id)
 
 
@@ -56,14 +58,16 @@ async def start_one(order_id: str, order: Order, wait: bool) -> None:
 
 
 async def start_file(path: str, model: Order, wait: bool) -> int:
-    """Start the orders of a file, and return the exit code. The model has the options."""
+    """Start the orders of a file, and return the exit code. They get missing fields from `model`."""
     file = order_file.open_binary(path)  # First, so that a wrong path is told at once.
     client = await connect()
     started: list[orders.OrderHandle] = []
     failed: list[str] = []
     counts = Counter({"started": 0, "existed already": 0, "invalid": 0})
+    other_prices = 0
 
     async def start_next(entry: tuple[str, object]) -> None:
+        nonlocal other_prices
         place, element = entry
         try:
             order_id, order = order_file.parse(element, model)
@@ -72,11 +76,18 @@ async def start_file(path: str, model: Order, wait: bool) -> int:
             started.append(await start(client, order_id, order))
         except WorkflowAlreadyStartedError:  # An earlier run has started it from the same file.
             counts["existed already"] += 1
-        except (ValueError, RPCError) as error:  # The server alone refuses some of them.
+        except (TimeoutError, asyncio.CancelledError):  # The answer is lost, perhaps not the start.
+            cli.print_message(f"{place}: may have been started as {order_id}")
+            raise
+        except (ValueError, RPCError) as error:
+            if isinstance(error, RPCError) and error.status != RPCStatusCode.INVALID_ARGUMENT:
+                raise
             counts["invalid"] += 1
             cli.print_message(f"{place}: {error}")
         else:
             counts["started"] += 1
+            listed = [(CATALOGUE.get(each.sku), each.unit_price_cents) for each in order.items]
+            other_prices += sum(price not in (None, asked) for price, asked in listed)
             cli.print_result(order_id)
 
     async def finish(order: orders.OrderHandle) -> None:
@@ -92,6 +103,8 @@ async def start_file(path: str, model: Order, wait: bool) -> int:
         await cli.side_by_side(start_next, order_file.elements(file))
     finally:
         cli.print_message(", ".join(f"{count} {what}" for what, count in counts.items()))
+        if other_prices:
+            cli.print_message(f"{other_prices} prices differ from the catalogue")
     if wait:
         await cli.side_by_side(finish, started)
     return 1 if counts["invalid"] or failed else 0
@@ -149,7 +162,7 @@ def main() -> None:
             approval_above_cents=round(100 * arguments.approval_above),
             simulation=Simulation(None if lasting else arguments.inventory_recovers_after or 0),
         )
-        order.check()  # Not when it is decoded: accepted orders outlive a change of the limits.
+        order.check()
     except (ValueError, OverflowError) as error:
         parser.error(str(error))
     interrupted = "what was started goes on"
@@ -157,10 +170,11 @@ def main() -> None:
         parser.error("--workflow-id does not go with --file")
     if arguments.file is not None:
         cli.run(start_file(arguments.file, order, arguments.wait_result), interrupted)
-    order_id = arguments.workflow_id or f"order-{token_hex(4)}"
-    interrupted += f"; follow it with: {orders.command('signals.py', 'result', order_id)}"
-    starting = start_one(order_id, order, arguments.wait_result)
-    cli.run(starting, interrupted, explain=partial(orders.explain, order_id))
+    else:
+        order_id = arguments.workflow_id or f"order-{token_hex(4)}"
+        interrupted += f"; follow it with: {orders.command('signals.py', 'result', order_id)}"
+        starting = start_one(order_id, order, arguments.wait_result)
+        cli.run(starting, interrupted, explain=partial(orders.explain, order_id))
 
 
 if __name__ == "__main__":

@@ -39,17 +39,18 @@ def create_worker(
         task_queue=task_queue,
         workflows=[OrderWorkflow],
         activities=[steps.process_payment, steps.reserve_inventory, steps.deliver_order],
-        # Activities that are no coroutines run in threads. A task without one would time out.
+        # Activities that are no coroutines run in threads. The worker takes no more activities
+        # than it has threads: the others would time out while they wait for one.
         activity_executor=ThreadPoolExecutor(ACTIVITY_THREADS),
         max_concurrent_activities=ACTIVITY_THREADS,
-        # Drops a signal without an argument, say from the Web UI, which would stall the order.
+        # Without it, a signal that has no argument, say from the Web UI, would stall its order.
         interceptors=[SignalGuard()],
         # Running activities get this time to finish when the worker is stopped.
         graceful_shutdown_timeout=timedelta(seconds=ACTIVITY_SECONDS),
         # A task goes to the worker that has the order in its cache. If that worker is dead, another
-        # one gets it after this time. With less, busy workers lose orders, which are replayed.
+        # one gets it after this time. A shorter timeout would take orders from busy workers.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=5),
-        # With the default of five pollers each, the first tasks of a burst of orders wait.
+        # In a burst of orders, tasks would wait for the five pollers that are the default.
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
         activity_task_poller_behavior=PollerBehaviorAutoscaling(),
         # With a build ID, each order ends on the version of the code on which it began.
@@ -80,7 +81,8 @@ async def work(
                 where = client.namespace, client.service_client.config.target_host
                 logger.info("Worker is polling %r of namespace %r at %s", queue, *where)
                 await stop.wait()
-                # Results get two seconds more to reach a server that the SDK might wait for.
+                # Results get two seconds more to reach the server. If it is silent, the SDK would
+                # wait for half a minute.
                 deadline.reschedule(loop.time() + ACTIVITY_SECONDS + 2)
         except TimeoutError:
             logger.error("Stopped with work unfinished; Temporal gives it to the next worker")

@@ -5,8 +5,8 @@ Temporal's rules for workflow code:
   results in the order's history, and it must take the same path again. So it uses no clock, no
   randomness and no I/O.
 - What touches the outside world is an activity, which may run more than once.
-- An activity that fails for good fails the order. Any other exception in this code, such as a
-  KeyError, is a bug: the order stalls until it is fixed.
+- An activity that fails for good fails the order, as would a TimeoutError or another error of
+  Temporal. Any other exception, such as a KeyError, is a bug: the order stalls until it is fixed.
 """
 
 import asyncio
@@ -33,9 +33,10 @@ with workflow.unsafe.imports_passed_through():
         dollars,
     )
 
-# An authorization outlasts the time to decide: an order may have to wait for a fix.
+# Nothing has to be undone for an order that ends early: its authorization and its reservation
+# lapse, so long after the time to decide. An order may have to wait for a fix, and other customers
+# want the goods, too.
 AUTHORIZATION_MARGIN_SECONDS = 7 * 24 * 60 * 60
-# A reservation outlasts it for less, since other customers want the goods, too.
 RESERVATION_MARGIN_SECONDS = 60 * 60
 
 STEP = workflow.ActivityConfig(
@@ -63,6 +64,7 @@ class OrderWorkflow:
 
         Raises:
             ActivityError: when a step failed for good; its cause has the step's own error type.
+            asyncio.CancelledError: when the order was canceled before its delivery.
         """
         try:
             return await self._fulfill(order)
@@ -139,8 +141,8 @@ class OrderWorkflow:
         if self._decision is None and order.total_cents <= order.approval_above_cents:
             limit = dollars(order.approval_above_cents)
             self._decision = ApprovalDecision(True, f"not above {limit}")
-        # No other wait is for anything but an activity. So an order without a pending activity or
-        # workflow task waits here, and `orders.pending` finds it without a worker.
+        # `orders.pending` lists the orders that have no activity and no workflow task pending: they
+        # wait here. It needs no worker, but each other wait has to be for an activity.
         with suppress(TimeoutError):
             await workflow.wait_condition(
                 lambda: self._decision is not None,
@@ -158,8 +160,8 @@ class OrderWorkflow:
         try:
             return await asyncio.shield(step)
         except asyncio.CancelledError:
-            # An approval and a cancel request may come together, in one workflow task. If no event
-            # was added since, the server does not know of this step yet: do not even schedule it.
+            # The approval and the cancel request came in one workflow task if the history has not
+            # grown since. Then the server has not heard of this step yet, and never will.
             if workflow.info().get_current_history_length() == began:
                 step.cancel()
                 raise

@@ -1,6 +1,7 @@
 """Orders from a file: what is an order, what is a mistake, and what a second run does."""
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -19,6 +20,8 @@ from order_fulfillment import order_file
 from order_fulfillment.shared import Card, Order, OrderItem
 from tests.conftest import SCRIPTS, Shop
 from tests.history import ORDER
+from tests.network import proxy
+from tests.script import wait_until
 
 MUG = {"sku": "temporal-mug"}
 
@@ -176,6 +179,34 @@ def test_mistakes_are_told_and_the_other_orders_start_once(shop: Shop) -> None:
     assert "line 4: items.0.quantity: 0 is not from 1 to 1000" in mistakes
     assert count == "3 started, 0 existed already, 2 invalid"
     assert second.stderr.splitlines()[-1] == "0 started, 3 existed already, 2 invalid"
+
+
+def test_prices_that_differ_from_the_catalogue_are_counted(shop: Shop) -> None:
+    cheap = {"items": [MUG | {"unit_price_cents": 1}, MUG, {"sku": "new", "unit_price_cents": 5}]}
+
+    started = shop.run("starter.py", "--file", write(shop, [cheap, cheap, {}]))
+
+    assert started.stderr.splitlines()[-1] == "2 prices differ from the catalogue"
+
+
+def test_an_answer_that_is_lost_costs_no_id(shop: Shop) -> None:
+    with proxy(shop.environment["TEMPORAL_ADDRESS"]) as server:
+        environment = shop.environment | {"TEMPORAL_ADDRESS": server.address}
+        path = shop.folder / "pipe"
+        os.mkfifo(path)
+        starter = replace(shop, environment=environment).start("starter.py", "--file", str(path))
+        with path.open("w") as pipe:
+            print("{}", file=pipe, flush=True)
+            wait_until(lambda: starter.stdout, "the first order")
+            server.silent.set()
+            print("{}", file=pipe, flush=True)
+
+        assert starter.wait(30) == 1
+
+    assert re.search(
+        "^line 2: may have been started as order-[0-9a-f]{16}$", starter.stderr, re.MULTILINE
+    )
+    assert starter.stderr.splitlines()[-1].startswith("error: the Temporal server gave no answer")
 
 
 def test_the_delivered_file_is_fifty_orders_of_which_ten_are_spoiled(shop: Shop) -> None:

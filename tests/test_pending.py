@@ -8,8 +8,9 @@ from uuid import uuid4
 from temporalio.client import Client
 
 from order_fulfillment import orders
+from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop
-from tests.history import create_worker, events, place, until
+from tests.history import ORDER, create_worker, events, place, until
 
 
 def pending(shop: Shop, *arguments: str) -> list[list[str]]:
@@ -79,14 +80,20 @@ async def test_a_crowd_is_listed_and_decided_about_even_if_nobody_reads_the_outp
 
 async def test_the_list_needs_no_worker_and_leaves_no_trace(shop: Shop, dev_server: Client) -> None:
     async with create_worker(dev_server, shop.task_queue):
-        waiting = await place(dev_server, shop.task_queue)
+        waiting = await dev_server.start_workflow(
+            OrderWorkflow.run,
+            ORDER,
+            id=f"order-{uuid4()}",
+            task_queue=shop.task_queue,
+            memo={"source": "another shop"},
+        )
         await until_waiting(dev_server, shop, 1)
     await place(dev_server, shop.task_queue)  # No worker has begun it.
     before = await events(waiting)
 
     listed = pending(shop)
 
-    # It was started without a memo, as by a schedule or the Web UI: this is from its input.
+    # Its memo is another program's: this is from its input.
     assert [line[:3] for line in listed] == [[waiting.id, "Ada Lovelace", "47.00 USD"]]
     assert await events(waiting) == before
     await waiting.terminate()

@@ -13,11 +13,12 @@ from uuid import uuid4
 import pytest
 from temporalio.client import Client
 
+from order_fulfillment import orders
 from order_fulfillment.shared import CATALOGUE, ApprovalDecision, OrderStatus
 from order_fulfillment.support import command_line as cli
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop, one_line
-from tests.history import ORDER, place, until_status
+from tests.history import ORDER, OUTAGE, place, until, until_event, until_status
 from tests.script import wait_until
 
 
@@ -197,15 +198,37 @@ async def test_another_decision_than_the_one_that_stands_is_an_error(
         "            OrderActivities.process_payment,\n",
         '            "payment_of_tomorrow",\n',
     ).worker():
-        first = shop.run("signals.py", "approve", order_id, "--note", "Good")
-        same = shop.run("signals.py", "approve", order_id, "--note", "Good")
-        other_note = shop.run("signals.py", "approve", order_id, "--note", "Very good")
-        other_verdict = shop.run("signals.py", "reject", order_id)
+        good = ("signals.py", "approve", order_id, "--note", "Good", "--by", "ada")
+        first, same = shop.run(*good), shop.run(*good)
+        others = [
+            shop.run("signals.py", verb, order_id, "--note", note, "--by", who)
+            for verb, note, who in (
+                ("approve", "Very good", "ada"),
+                ("approve", "Good", "bob"),
+                ("reject", "Good", "ada"),
+            )
+        ]
 
     assert (first.returncode, first.stdout) == (0, "approved: Good\n")
     assert (same.returncode, same.stdout) == (0, "approved: Good\n")
-    assert (other_note.returncode, other_verdict.returncode) == (1, 1)
-    assert f"order '{order_id}' is approved: Good" in one_line(other_verdict.stderr)
+    for other in others:
+        assert (other.returncode, other.stdout) == (1, "")
+        assert f"order '{order_id}' is approved: Good (by ada)" in one_line(other.stderr)
+
+
+async def test_an_approval_that_meets_a_cancel_request_is_told_what_became_of_the_order(
+    shop: Shop, dev_server: Client
+) -> None:
+    order = await place(dev_server, shop.task_queue)
+    await order.cancel()
+    approving = shop.start("signals.py", "approve", order.id)
+    await until_event(order, "WORKFLOW_EXECUTION_SIGNALED")
+
+    with shop.worker():
+        assert await asyncio.to_thread(approving.wait) == 1
+
+    assert approving.stdout == ""
+    assert f"order '{order.id}' is CANCELED" in one_line(approving.stderr)
 
 
 @pytest.mark.parametrize("arguments", [["starter.py", "--wait-result"], ["signals.py", "result"]])
@@ -268,6 +291,35 @@ async def test_an_order_that_is_retried_for_ever_says_why(shop: Shop) -> None:
     assert re.fullmatch(r"process_payment, attempt \d+ failed: KeyError: 'rate'\n", status.stderr)
     assert canceled.returncode == 0
     assert after.stdout == "CANCELED\n"
+
+
+async def test_a_long_pause_before_a_retry_is_not_taken_for_a_missing_worker(
+    shop: Shop, dev_server: Client
+) -> None:
+    order = await place(dev_server, shop.task_queue, simulation=OUTAGE)
+    patient = shop.with_change(
+        "activities.py",
+        'type="InventoryUnavailableError",',
+        'type="InventoryUnavailableError", next_retry_delay=timedelta(minutes=1),',
+    )
+
+    async def backs_off() -> bool:
+        return any(True for _ in orders.failed_attempts(await order.describe()))
+
+    with patient.worker():
+        await until(backs_off, "an attempt to fail")
+        assert not orders.waits_for_worker(await order.describe())
+        status = shop.run("signals.py", "status", order.id)
+        paused = shop.temporal(
+            *("activity", "pause", "--workflow-id", order.id, "--activity-id", "2"),
+        )
+        assert paused.returncode == 0, paused.stderr
+        after = shop.run("signals.py", "status", order.id)
+        assert not orders.waits_for_worker(await order.describe())
+    await order.terminate()
+
+    assert re.search(r"down; the next attempt is due at \d\d:\d\d:\d\d UTC\n", status.stderr)
+    assert "reserve_inventory is paused; go on with: temporal activity unpause" in after.stderr
 
 
 def test_the_interpreter_never_shuts_down(open_shop: Shop) -> None:

@@ -344,7 +344,7 @@ async def test_an_input_that_cannot_be_decoded_stalls_and_status_says_why(
     asked = open_shop.run("signals.py", "status", order_id)
 
     assert (asked.returncode, asked.stdout) == (1, "")
-    assert f"the workflow task of order '{order_id}' fails: " in one_line(asked.stderr)
+    assert f"the workflow task of order '{order_id}' failed at " in one_line(asked.stderr)
     assert "Failed decoding arguments" in asked.stderr
     assert (await order.describe()).status == WorkflowExecutionStatus.RUNNING
     await order.terminate()

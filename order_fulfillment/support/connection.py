@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
@@ -55,8 +56,7 @@ async def connect(runtime: Runtime | None = None) -> Client:
         raise ConfigurationError(message) from None
     address = config.setdefault("target_host", "localhost:7233")
     namespace = config.setdefault("namespace", "default")
-    # By default the SDK's Rust core logs to stdout, which is for results.
-    runtime = runtime or Runtime(telemetry=TelemetryConfig(logging=None))
+    runtime = runtime or _quiet_runtime()
     try:
         # The SDK waits for ever for a listener that accepts a connection and says nothing.
         async with answer_within():
@@ -75,6 +75,12 @@ async def connect(runtime: Runtime | None = None) -> Client:
         cause = _cause(str(error))
     start = "start one with: uv run temporal server start-dev, or check TEMPORAL_ADDRESS"
     raise ConnectionError(f"no Temporal server at {address}: {cause}; {start}")
+
+
+@cache
+def _quiet_runtime() -> Runtime:
+    # By default the SDK's Rust core logs to stdout, which is for results.
+    return Runtime(telemetry=TelemetryConfig(logging=None))
 
 
 def _cause(error: str) -> str:
