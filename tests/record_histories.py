@@ -1,7 +1,7 @@
 """Records the histories that test_replay.py replays: `uv run python -m tests.record_histories NAME`.
 
-Without a name it records all of them anew: only after a change of the workflow, when no orders from
-before the change are running anywhere.
+Without a name it records the scenarios that have no history yet. With the name of one that has, it
+writes over the path of older code: only when no orders of that code are running anywhere.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from typing import Any
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
-from order_fulfillment.shared import ApprovalDecision, OrderStatus, Simulation
+from order_fulfillment.shared import ApprovalDecision, OrderItem, OrderStatus, Simulation
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop, address_of, clean_environment
 from tests.history import (
@@ -117,6 +117,12 @@ SCENARIOS: dict[str, Callable[[Client], Awaitable[OrderHandle]]] = {
     ),
     "early_approval": partial(order_until, OrderStatus.FULFILLED, early=[APPROVED, REJECTED]),
     "small_order": partial(order_until, OrderStatus.FULFILLED, approval_above_cents=100_00),
+    "large_order": partial(
+        order_until,
+        OrderStatus.FULFILLED,
+        signals=[[APPROVED]],
+        items=[OrderItem("temporal-hoodie", 30, 45_00)],
+    ),
     "auto_expiry": partial(order_until, OrderStatus.EXPIRED, approval_timeout=0.5),
     "decision_in_a_race": decision_in_a_race,
     "workflow_bug": workflow_bug,
@@ -143,7 +149,8 @@ async def main() -> None:
     async with await WorkflowEnvironment.start_local(
         dev_server_existing_path=shutil.which("temporal"), dev_server_log_level="error"
     ) as environment:
-        for name in sys.argv[1:] or SCENARIOS:
+        recorded = {path.stem for path in HISTORIES.glob("*.json")}
+        for name in sys.argv[1:] or SCENARIOS.keys() - recorded:
             order = await SCENARIOS[name](environment.client)
             history = without_machine((await order.fetch_history()).to_json_dict())
             path = HISTORIES / f"{name}.json"

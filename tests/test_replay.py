@@ -25,4 +25,4 @@ async def test_a_recorded_order_goes_the_same_way_again(path: Path) -> None:
 def test_every_scenario_has_a_history() -> None:
     names = {path.stem for path in HISTORIES.glob("*.json")}
 
-    assert names == SCENARIOS.keys()
+    assert names >= SCENARIOS.keys()  # Others were recorded by older code, and stay.
