@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -157,6 +158,16 @@ def test_an_output_that_differs_from_the_readme_is_an_error(
 
     assert "Not seen: error: order 'order-a671252a' failed at process_payment: Pay" in demo.output
     assert re.search("\ninvalid-payment +not seen ", demo.output)
+
+
+def test_a_server_that_does_not_start_tells_why(tmp_path: Path) -> None:
+    port = free_port()
+    with socket.create_server(("localhost", port + 1000)):
+        with Demo(tmp_path, address=f"localhost:{port}") as demo:
+            assert demo.wait() == 1
+
+    assert f"can't set frontend port {port}" in demo.output or "in use" in demo.output
+    assert f"error: no Temporal server at localhost:{port}: " in demo.output.splitlines()[-1]
 
 
 def test_the_readme_starts_and_stops_a_worker_as_the_specification_does(shop: Shop) -> None:

@@ -3,16 +3,24 @@
 What depends on how events reach the workflow together is tested on the real server.
 """
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from temporalio import activity
 from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowFailureError
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 
-from order_fulfillment.shared import ApprovalDecision, Card, OrderItem, OrderStatus
+from order_fulfillment.shared import (
+    ApprovalDecision,
+    Card,
+    OrderItem,
+    OrderStatus,
+    ReservationRequest,
+)
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop, one_line
 from tests.history import (
@@ -27,6 +35,7 @@ from tests.history import (
     steps,
     until_event,
     until_status,
+    worker_with,
 )
 
 APPROVED = ApprovalDecision(True, "Approved instantly")
@@ -301,6 +310,33 @@ async def test_approved_and_canceled_at_once_an_order_closes_undelivered(
     # The next worker takes back the delivery in the replay, too.
     async with create_worker(dev_server, task_queue):
         assert await order.query(OrderWorkflow.status) == OrderStatus.CANCELED
+
+
+async def test_a_cancel_request_that_comes_with_the_result_of_a_step_cancels_the_order(
+    dev_server: Client, task_queue: str
+) -> None:
+    token: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    @activity.defn(name="reserve_inventory")
+    async def reserve_later(request: ReservationRequest) -> str:
+        token.set_result(activity.info().task_token)
+        activity.raise_complete_async()
+
+    order = await place(dev_server, task_queue)
+    await order.signal(OrderWorkflow.approve_order, APPROVED)
+    async with worker_with(dev_server, task_queue, reserve_inventory=reserve_later):
+        step = dev_server.get_async_activity_handle(task_token=await token)
+    # No worker runs, so both reach the order in one workflow task. There the SDK raises the cancel
+    # request in spite of the result: its flag RAISE_ON_CANCELLING_COMPLETED_ACTIVITY.
+    await step.complete("hold-later")
+    await order.cancel()
+
+    async with create_worker(dev_server, task_queue):
+        assert isinstance(await failure_of(order), CancelledError)
+        assert await steps(order) == ["process_payment", "reserve_inventory"]
+        happened = await events(order)
+        completed = happened.index("WORKFLOW_EXECUTION_CANCEL_REQUESTED") - 1
+        assert happened[completed - 1 : completed + 1].count("ACTIVITY_TASK_COMPLETED") == 1
 
 
 async def test_no_number_of_dead_workers_can_fail_an_order(
