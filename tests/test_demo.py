@@ -162,9 +162,11 @@ def test_an_output_that_differs_from_the_readme_is_an_error(
 
 def test_a_server_that_does_not_start_tells_why(tmp_path: Path) -> None:
     port = free_port()
-    with socket.create_server(("localhost", port + 1000)):
-        with Demo(tmp_path, address=f"localhost:{port}") as demo:
-            assert demo.wait() == 1
+    with (
+        socket.create_server(("localhost", port + 1000)),
+        Demo(tmp_path, address=f"localhost:{port}") as demo,
+    ):
+        assert demo.wait() == 1
 
     assert f"can't set frontend port {port}" in demo.output or "in use" in demo.output
     assert f"error: no Temporal server at localhost:{port}: " in demo.output.splitlines()[-1]

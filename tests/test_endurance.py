@@ -1,85 +1,64 @@
 """Nothing is lost and nothing done twice, whatever is killed, restarted or sent too often.
 
-`uv run pytest tests/test_endurance.py --full-size -n 0 -s --timeout 0` takes some minutes and prints figures;
-`uv run pytest` runs a small version of most.
+`uv run pytest tests/test_endurance.py --full-size -n 0 -s --timeout 0` takes some minutes and prints
+figures and the seed, which STORM_SEED repeats; `uv run pytest` runs a small version of most.
 """
 
 import asyncio
 import json
-import random
-import re
+import os
 import shutil
 import signal
 import sqlite3
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
+from random import Random
+from threading import Event
+from typing import Any
+from uuid import uuid4
 
-from temporalio.client import Client
+from temporalio.api.common.v1 import WorkflowExecution
+from temporalio.api.workflowservice.v1 import ResetWorkflowExecutionRequest
+from temporalio.client import (
+    Client,
+    WorkflowExecutionStatus,
+    WorkflowFailureError,
+    WorkflowHistory,
+)
+from temporalio.common import WorkflowIDReusePolicy
+from temporalio.exceptions import CancelledError, WorkflowAlreadyStartedError
+from temporalio.service import RPCError, RPCStatusCode
 
 from order_fulfillment.services import INITIAL_STOCK
 from order_fulfillment.shared import ApprovalDecision, OrderStatus, Simulation
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop, clean_environment, free_port
-from tests.history import ITEMS, attempts, events, place, until_event, until_status
+from tests.history import (
+    ITEMS,
+    ORDER,
+    OrderHandle,
+    attempts,
+    events,
+    place,
+    until_event,
+    until_status,
+)
 
-APPROVED = ApprovalDecision(True)
+APPROVED, REJECTED = ApprovalDecision(True), ApprovalDecision(False)
 
 
-async def test_killed_workers_lose_nothing_and_do_nothing_twice(
-    shop: Shop, dev_server: Client, full_size: bool
-) -> None:
-    task_queue = shop.task_queue
-    kills = 10 if full_size else 2
-    # Between the service's commit and the activity's answer there is time to be killed.
-    slow = shop.with_change(
-        "services.py",
-        "            yield self._books\n",
-        "            yield self._books\n        __import__('time').sleep(0.3)\n",
-    )
-    orders = [
-        await place(dev_server, task_queue, approval_timeout=600, simulation=Simulation(number % 3))
-        for number in range(100 if full_size else 10)
-    ]
-
-    async def approve_sometime(order_number: int) -> None:
-        await asyncio.sleep(random.uniform(0, 2.5 * kills))
-        await orders[order_number].signal(OrderWorkflow.approve_order, APPROVED)
-
-    def kill_workers() -> None:
-        for _ in range(kills):
-            with slow.worker() as worker:
-                worker.wait(random.uniform(0, 2))
-                worker.kill()
-
-    approving = asyncio.gather(*(approve_sometime(number) for number in range(len(orders))))
-    await asyncio.to_thread(kill_workers)
-    await approving
-    with slow.worker():
-        async with asyncio.timeout(60):
-            results = await asyncio.gather(*(order.result() for order in orders))
-
-    assert {result.status for result in results} == {OrderStatus.FULFILLED}
-    answers = Counter(re.findall(r"order-\S+: (?:Auth|Res|Capt).+", shop.log))
-    with closing(sqlite3.connect(shop.books)) as books:
-        for order in orders:
-            keys = f"idempotency_key LIKE '{order.id}/%'"
-            for effect in (
-                f"authorizations WHERE {keys}",
-                f"(SELECT DISTINCT reference FROM holds WHERE {keys})",
-                f"authorizations WHERE {keys} AND captured_at IS NOT NULL",
-                f"shipments WHERE {keys}",
-            ):
-                [count] = books.execute(f"SELECT count(*) FROM {effect}").fetchone()
-                assert count == 1, effect
-        for item in ITEMS:
-            on_hand = books.execute(f"SELECT on_hand FROM stock WHERE sku = '{item.sku}'")
-            sold = item.quantity * len(orders)
-            assert on_hand.fetchone() == (INITIAL_STOCK[item.sku] - sold,)
-    times = Counter(answers.values())
-    print(f"\n{len(orders)} orders fulfilled, each step in the books once; logged: {times}")
+async def outcome(order: OrderHandle) -> str:
+    try:
+        return str((await order.result()).status)
+    except WorkflowFailureError as error:
+        if not isinstance(error.cause, CancelledError):
+            raise
+        return "CANCELED"
 
 
 @contextmanager
@@ -110,6 +89,202 @@ async def connected_to(address: str) -> Client:
                 return await Client.connect(address)
             except RuntimeError:
                 await asyncio.sleep(0.05)
+
+
+class Storm:
+    """Two workers and a server, which are killed at random moments until it is over."""
+
+    def __init__(self, shop: Shop, port: int, seed: int) -> None:
+        self._shop, self._port, self._seed = shop, port, seed
+        self._over = Event()
+        self.kills = Counter[str]()
+
+    def blow(self, seconds: float) -> None:
+        """Kill everything again and again for so long."""
+        with ThreadPoolExecutor(3) as threads:
+            keeping = [
+                threads.submit(self._keep_server, Random(self._seed)),
+                *(threads.submit(self._keep_worker, n, Random(self._seed + n)) for n in (1, 2)),
+            ]
+            self._over.wait(seconds)
+            self._over.set()
+        for each in keeping:
+            each.result()
+
+    def _keep_server(self, random: Random) -> None:
+        while not self._over.is_set():
+            with dev_server_on(self._port, self._shop.folder / "temporal.db"):
+                self._over.wait(random.uniform(4, 10))
+            self.kills["server"] += 1
+
+    def _keep_worker(self, number: int, random: Random) -> None:
+        while not self._over.is_set():
+            worker = self._shop.start("worker.py", "--pid-file", f"{number}.pid")
+            worker.wait(random.uniform(2, 6))
+            if worker.returncode is None:
+                worker.kill()
+                self.kills["worker"] += 1
+
+
+@dataclass
+class Plan:
+    """What people do to one order, and when, in seconds from its start."""
+
+    random: Random
+    seconds: float
+
+    def __post_init__(self) -> None:
+        random = self.random
+        self.approval_timeout = random.choice([2.0, 600.0, 600.0])
+        self.signals: list[tuple[float, list[Any]]] = []
+        for _ in range(random.choice([0, 1, 1, 2, 3])):
+            decision = {"approved": random.random() < 0.7, "by": random.choice("AB")}
+            self.signals.append((random.choice([0, random.uniform(0, self.seconds)]), [decision]))
+        if random.random() < 0.3:
+            malformed: list[Any] = random.choice([[], ["yes"], [{"approved": True}, 1], [None]])
+            self.signals.append((random.uniform(0, self.seconds), malformed))
+        self.signals.sort(key=lambda signal: signal[0])
+        # A reset does not keep a cancel request, so no order gets both.
+        end = random.choice(["", "", "", "", "cancel", "reset"])
+        self.cancel_at = random.uniform(0, self.seconds) if end == "cancel" else None
+        self.reset_at = random.uniform(1, self.seconds) if end == "reset" else None
+
+
+async def insist(call: Callable[[], Awaitable[object]]) -> None:
+    """Make a call until the server takes it, or tells that the order has ended."""
+    while True:
+        try:
+            await asyncio.wait_for(call(), 5)
+            return
+        except (RPCError, TimeoutError) as error:
+            if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
+                return
+            await asyncio.sleep(0.2)
+
+
+async def live_through(client: Client, order_id: str, plan: Plan, simulation: Simulation) -> None:
+    """Start an order and do to it as planned."""
+
+    async def start() -> None:
+        with suppress(WorkflowAlreadyStartedError):
+            await client.start_workflow(
+                OrderWorkflow.run,
+                replace(ORDER, approval_timeout=plan.approval_timeout, simulation=simulation),
+                id=order_id,
+                task_queue="orders",
+                id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+            )
+
+    async def reset() -> None:
+        history = await order.fetch_history()
+        tasks = [
+            e for e in history.events if e.HasField("workflow_task_completed_event_attributes")
+        ]
+        if not tasks:
+            raise TimeoutError  # It has not begun yet.
+        request = ResetWorkflowExecutionRequest(
+            namespace="default",
+            workflow_execution=WorkflowExecution(workflow_id=order_id),
+            reason="storm",
+            workflow_task_finish_event_id=tasks[0].event_id,
+            request_id=str(uuid4()),
+        )
+        await client.workflow_service.reset_workflow_execution(request)
+
+    order = client.get_workflow_handle_for(OrderWorkflow.run, order_id)
+
+    def signal(arguments: list[Any]) -> Callable[[], Awaitable[object]]:
+        return lambda: order.signal("approve_order", args=arguments)
+
+    acts = [(at, signal(arguments)) for at, arguments in plan.signals]
+    acts += [(plan.cancel_at, order.cancel)] if plan.cancel_at else []
+    acts += [(plan.reset_at, reset)] if plan.reset_at else []
+    await insist(start)
+    elapsed = 0.0
+    for at, act in sorted(acts, key=lambda each: each[0]):
+        await asyncio.sleep(at - elapsed)
+        elapsed = at
+        await insist(act)
+
+
+def first_decision(history: WorkflowHistory) -> bool | None:
+    """The verdict of the first valid signal; None if there is none."""
+    for event in history.events:
+        payloads = event.workflow_execution_signaled_event_attributes.input.payloads
+        decision = json.loads(payloads[0].data or b"null") if len(payloads) == 1 else None
+        if isinstance(decision, dict):
+            return bool(decision["approved"])
+    return None
+
+
+VERDICTS: dict[str, set[bool | None]] = {
+    "FULFILLED": {True},
+    "REJECTED": {False},
+    "EXPIRED": {None},
+    "CANCELED": {True, False, None},
+}
+
+
+async def end_of(client: Client, order_id: str, books: sqlite3.Connection) -> str:
+    """Wait for an order's end, and see that its status, its history and the books agree on it."""
+    order = client.get_workflow_handle_for(OrderWorkflow.run, order_id)
+    if first_decision(await order.fetch_history()) is None:
+        # It might wait for ten minutes.
+        await insist(lambda: order.signal(OrderWorkflow.approve_order, REJECTED))
+    while (await order.describe()).status == WorkflowExecutionStatus.RUNNING:
+        await asyncio.sleep(0.1)
+    status = await outcome(order)
+    rows = [
+        books.execute(
+            f"SELECT count(DISTINCT idempotency_key) FROM {table} WHERE idempotency_key LIKE ?",
+            (f"{order_id}/%",),
+        ).fetchone()[0]
+        for table in ("authorizations", "holds", "shipments")
+    ]
+    assert first_decision(await order.fetch_history()) in VERDICTS[status], (order_id, status)
+    assert rows[2] == (status == "FULFILLED"), (order_id, status, rows)
+    assert max(rows) <= 1, (order_id, rows)
+    return status
+
+
+async def test_books_histories_and_statuses_agree_after_a_storm(
+    tmp_path: Path, full_size: bool
+) -> None:
+    seed = int(os.environ.get("STORM_SEED") or Random().randrange(10**6))
+    number, seconds = (500, 150) if full_size else (12, 12)
+    print(f"\nSTORM_SEED={seed}")
+    random, port = Random(seed), free_port()
+    environment = {"TEMPORAL_ADDRESS": f"127.0.0.1:{port}", "TEMPORAL_TASK_QUEUE": "orders"}
+    shop = Shop(tmp_path, clean_environment() | environment)
+    # Between the service's commit and the activity's answer there is time to be killed.
+    commit = "            yield self._books\n"
+    pause = "        __import__('time').sleep(0.01)\n"
+    slow = shop.with_change("services.py", commit, f"{commit}{pause}")
+    storm = Storm(slow, port, seed)
+    blowing = asyncio.create_task(asyncio.to_thread(storm.blow, seconds))
+    client = await connected_to(f"127.0.0.1:{port}")
+    ids = [f"order-{n}" for n in range(number)]
+    people = [
+        asyncio.create_task(
+            live_through(client, each, Plan(Random(random.random()), seconds), Simulation(n % 3))
+        )
+        for n, each in enumerate(ids)
+    ]
+    await blowing
+
+    with dev_server_on(port, tmp_path / "temporal.db"):
+        client = await connected_to(f"127.0.0.1:{port}")
+        with slow.worker("--pid-file", "1.pid"), closing(sqlite3.connect(shop.books)) as books:
+            async with asyncio.timeout(300):
+                await asyncio.gather(*people)
+                ended = Counter([await end_of(client, order_id, books) for order_id in ids])
+            taken = "SELECT count(*) FROM authorizations WHERE captured_at IS NOT NULL"
+            assert books.execute(taken).fetchone() == (ended["FULFILLED"],)
+            for item in ITEMS:
+                on_hand = books.execute("SELECT on_hand FROM stock WHERE sku = ?", (item.sku,))
+                sold = item.quantity * ended["FULFILLED"]
+                assert on_hand.fetchone() == (INITIAL_STOCK[item.sku] - sold,)
+    print(f"{number} orders: {dict(ended)}; killed: {dict(storm.kills)}")
 
 
 async def test_a_killed_server_forgets_nothing(tmp_path: Path) -> None:
