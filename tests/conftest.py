@@ -38,11 +38,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 LONGEST = [
     "demo",
-    "versions",
     "endurance",
+    "versions",
     "worker",
-    "wrong_server",
     "scripts",
+    "pid_file",
+    "order_file",
+    "wrong_server",
     "make_it_yours",
     "books",
     "workflow",

@@ -1,7 +1,6 @@
 """Each step of an order takes effect once in the services' books, however often it is attempted."""
 
 import asyncio
-import signal
 import sqlite3
 from contextlib import closing
 from dataclasses import replace
@@ -18,7 +17,7 @@ from order_fulfillment.shared import ApprovalDecision, OrderItem
 from order_fulfillment.worker import create_worker
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop
-from tests.history import ORDER, OrderHandle, attempts, place, until
+from tests.history import ORDER, OrderHandle, place, until
 
 APPROVED, REJECTED = ApprovalDecision(True), ApprovalDecision(False)
 # There are ten of them.
@@ -53,34 +52,6 @@ async def outcome(order: OrderHandle) -> str:
             case ActivityError(cause=ApplicationError(type=kind)):
                 return str(kind)
         raise
-
-
-async def test_a_worker_killed_between_commit_and_answer_leaves_one_row(
-    shop: Shop, dev_server: Client
-) -> None:
-    order = await place(dev_server, shop.task_queue)
-    await order.signal(OrderWorkflow.approve_order, APPROVED)
-    rows: list[tuple[Any, ...]] = []
-    death = "__import__('os').kill(__import__('os').getpid(), 9)"
-    for step in ("Authorized", "Reserved", "Captured"):
-        log = f'activity.logger.info("{step}'
-        deadly = shop.with_short_waits().with_change("activities.py", log, f"{death}; {log}")
-        with deadly.worker() as worker:
-            assert await asyncio.to_thread(worker.wait, 20) == -signal.SIGKILL
-        before, rows = rows, query(shop, "SELECT * FROM ledger")
-        assert (rows[: len(before)], len(rows)) == (before, len(before) + 1)
-
-    with shop.worker():
-        result = await order.result()
-
-    assert query(shop, "SELECT * FROM ledger") == rows
-    references = [
-        result.payment_authorization,
-        result.inventory_reservation,
-        result.tracking_number,
-    ]
-    assert query(shop, "SELECT reference FROM ledger") == [(each,) for each in references]
-    assert await attempts(order) == [2, 2, 2]
 
 
 async def test_a_second_order_of_the_same_id_is_paid_and_shipped_anew(

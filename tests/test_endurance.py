@@ -251,14 +251,14 @@ async def test_books_histories_and_statuses_agree_after_a_storm(
     tmp_path: Path, full_size: bool
 ) -> None:
     seed = int(os.environ.get("STORM_SEED") or Random().randrange(10**6))
-    number, seconds = (500, 150) if full_size else (12, 12)
+    number, seconds = (500, 150) if full_size else (12, 8)
     print(f"\nSTORM_SEED={seed}")
     random, port = Random(seed), free_port()
     environment = {"TEMPORAL_ADDRESS": f"127.0.0.1:{port}", "TEMPORAL_TASK_QUEUE": "orders"}
     shop = Shop(tmp_path, clean_environment() | environment)
     # Between the service's commit and the activity's answer there is time to be killed.
     commit = "            yield self._books\n"
-    pause = "        __import__('time').sleep(0.01)\n"
+    pause = "        __import__('time').sleep(0.1)\n"
     slow = shop.with_change("services.py", commit, f"{commit}{pause}")
     storm = Storm(slow, port, seed)
     blowing = asyncio.create_task(asyncio.to_thread(storm.blow, seconds))
