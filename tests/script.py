@@ -100,6 +100,8 @@ def _run(
     environment: dict[str, str],
     outputs: list[Path],
 ) -> None:
+    # A shell that starts the tests in the background lets them ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)

@@ -221,6 +221,8 @@ def test_the_delivered_file_is_fifty_orders_of_which_ten_are_spoiled(shop: Shop)
 
 
 def test_stdin_is_read_as_it_comes_and_ctrl_c_says_how_many_were_started(shop: Shop) -> None:
+    # A shell that starts the tests in the background lets them ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     # Not by communicate(): the pipe stays open, as that of a slow export.
     starter = subprocess.Popen(
         [sys.executable, SCRIPTS / "starter.py", "--file", "-"],

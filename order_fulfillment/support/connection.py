@@ -90,7 +90,7 @@ def _cause(error: str) -> str:
         r"InvalidCertificate\((\w+)": "its certificate is not to be trusted ({})",
         r"(?:AlertReceived\(|fatal alert: )(\w+)": "it refuses the TLS connection ({})",
         # The first call, after the connection was made.
-        r"get_system_info(?!.*Unauth|.*Permission)": "it does not speak gRPC, or wants TLS",
+        "get_system_info.*(?:transport error|canceled)": "it does not speak gRPC, or wants TLS",
         r'.*"([^"]+)"': "{}",
     }.items():
         if found := re.search(pattern, error):
