@@ -104,7 +104,7 @@ async def start_file(path: str, model: Order, wait: bool) -> int:
     finally:
         cli.print_message(", ".join(f"{count} {what}" for what, count in counts.items()))
         if other_prices:
-            cli.print_message(f"{other_prices} prices differ from the catalogue")
+            cli.print_message(f"prices that differ from the catalogue: {other_prices}")
     if wait:
         await cli.side_by_side(finish, started)
     return 1 if counts["invalid"] or failed else 0

@@ -186,7 +186,7 @@ def test_prices_that_differ_from_the_catalogue_are_counted(shop: Shop) -> None:
 
     started = shop.run("starter.py", "--file", write(shop, [cheap, cheap, {}]))
 
-    assert started.stderr.splitlines()[-1] == "2 prices differ from the catalogue"
+    assert started.stderr.splitlines()[-1] == "prices that differ from the catalogue: 2"
 
 
 def test_an_answer_that_is_lost_costs_no_id(shop: Shop) -> None:
