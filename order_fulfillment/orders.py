@@ -71,7 +71,7 @@ async def pending(client: Client, task_queue: str) -> AsyncIterator[PendingOrder
 
 
 def memo(order: Order) -> dict[str, str]:
-    """What a list of orders shows of one, without asking any worker."""
+    """Describe an order for lists, which then need no worker."""
     return {"customer": order.customer_name[:100], "total": dollars(order.total_cents)}
 
 

@@ -1,1 +1,1 @@
-"""What every Temporal program needs and no order knows."""
+"""Helpers that know nothing of orders."""
