@@ -108,8 +108,7 @@ class OrderWorkflow:
             self._enter(OrderStatus.REJECTED)
         else:
             self._enter(OrderStatus.DELIVERING)
-            delivery = DeliveryRequest(f"{key}/delivery", authorization, reservation)
-            tracking_number = await self._deliver(delivery)
+            tracking_number = await self._deliver(f"{key}/delivery", authorization, reservation)
             self._enter(OrderStatus.FULFILLED)
         return self._result(order, authorization, reservation, tracking_number)
 
@@ -153,8 +152,9 @@ class OrderWorkflow:
         # counts, whichever of the two ended the wait.
         return self._decision
 
-    async def _deliver(self, request: DeliveryRequest) -> str:
+    async def _deliver(self, key: str, authorization: str, reservation: str) -> str:
         """Deliver, even if the order is canceled meanwhile: the goods may be on their way."""
+        request = DeliveryRequest(key, authorization, reservation)
         began = workflow.info().get_current_history_length()
         step = workflow.start_activity_method(OrderActivities.deliver_order, request, **STEP)
         try:
