@@ -152,7 +152,7 @@ async def result(order: OrderHandle, report: Report) -> OrderResult:
                 since = time.monotonic()
         except TimeoutError as error:
             tell(f"still waiting: {error}")
-        await asyncio.sleep(0.5)  # A first failed attempt can be seen for no longer than this.
+        await asyncio.sleep(0.5)  # The pause after the first attempt is as long.
     async with answer_within():
         result = await order.result()
     tell(f"status: {result.status}")
