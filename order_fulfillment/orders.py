@@ -1,15 +1,13 @@
-"""Which orders wait for a decision, what an order waits for, and what went wrong, in words."""
+"""What takes several calls of the SDK: which orders wait, why one has not ended, its result."""
 
 import asyncio
 import os
 import shlex
-import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import batched
 from pathlib import Path
-from typing import NamedTuple
 
 from temporalio.api.enums.v1.workflow_pb2 import PENDING_ACTIVITY_STATE_SCHEDULED
 from temporalio.api.failure.v1 import Failure
@@ -31,28 +29,21 @@ from order_fulfillment.workflow import OrderWorkflow
 type OrderHandle = WorkflowHandle[OrderWorkflow, OrderResult]
 type Report = Callable[[str], object]
 
-QUERY_SECONDS = (
-    8  # More than the sticky timeout in worker.py, after which a dead worker is given up.
-)
+# Longer than the sticky timeout in worker.py, after which the server gives up a dead worker.
+QUERY_SECONDS = 8
 LIST_SECONDS = 30  # Thousands of orders keep the server busy.
-STALLED_SECONDS = 3
+OVERDUE = timedelta(seconds=3)
 
 
 class OrderError(Exception):
     """An order does not do what it was asked for. The text says why, for people."""
 
 
-class PendingOrder(NamedTuple):
-    """An order that waits for a decision."""
+async def pending(client: Client, task_queue: str) -> AsyncIterator[tuple[str, str, str, str]]:
+    """List ID, customer, total and start of the orders that wait for a decision, oldest first.
 
-    order_id: str
-    customer: str
-    total: str
-    started: datetime
-
-
-async def pending(client: Client, task_queue: str) -> AsyncIterator[PendingOrder]:
-    """List the orders that wait for a decision, oldest first. It needs no worker."""
+    It needs no worker.
+    """
     query = f"TaskQueue = '{task_queue}' AND WorkflowType = 'OrderWorkflow'"
     async with answer_within(LIST_SECONDS):
         workflows = client.list_workflows(f"{query} AND ExecutionStatus = 'Running'")
@@ -61,26 +52,19 @@ async def pending(client: Client, task_queue: str) -> AsyncIterator[PendingOrder
         handles = [client.get_workflow_handle(workflow.id) for workflow in group]
         async with answer_within(LIST_SECONDS):
             descriptions = await asyncio.gather(*(handle.describe() for handle in handles))
-        for order in descriptions:
-            if waits_for_decision(order):
-                shown = await order.memo()
-                if not {"customer", "total"} <= shown.keys():  # Another program started it.
-                    shown = await _memo_of_input(client, order.id)
-                customer, total = str(shown["customer"]), str(shown["total"])
-                yield PendingOrder(order.id, customer, total, order.start_time)
+        for order in filter(waits_for_decision, descriptions):
+            shown = {
+                "customer": "?",
+                "total": "?",
+                **await order.memo(),
+            }  # Memos of others lack them.
+            started = f"{order.start_time:%Y-%m-%dT%H:%M:%SZ}"
+            yield order.id, str(shown["customer"]), str(shown["total"]), started
 
 
 def memo(order: Order) -> dict[str, str]:
     """Describe an order for lists, which then need no worker."""
     return {"customer": order.customer_name[:100], "total": dollars(order.total_cents)}
-
-
-async def _memo_of_input(client: Client, order_id: str) -> dict[str, str]:
-    """The memo that starter.py would have made."""
-    history = client.get_workflow_handle(order_id).fetch_history_events(page_size=1)
-    started = (await anext(history)).workflow_execution_started_event_attributes
-    [order] = await client.data_converter.decode(started.input.payloads, [Order])
-    return memo(order)
 
 
 async def describe(order: OrderHandle) -> WorkflowExecutionDescription:
@@ -99,14 +83,18 @@ def waits_for_decision(order: WorkflowExecutionDescription) -> bool:
     return idle and order.status == WorkflowExecutionStatus.RUNNING
 
 
-def waits_for_worker(order: WorkflowExecutionDescription) -> bool:
-    """Whether a worker should go on with an order now: a workflow task takes milliseconds."""
+def overdue(order: WorkflowExecutionDescription) -> bool:
+    """Whether a worker should have gone on with an order: a workflow task takes milliseconds."""
     tasks = order.raw_description
-    return tasks.HasField("pending_workflow_task") or any(
-        step.state == PENDING_ACTIVITY_STATE_SCHEDULED
-        and not step.HasField("next_attempt_schedule_time")
+    waiting = [
+        step.scheduled_time
         for step in tasks.pending_activities
-    )
+        if step.state == PENDING_ACTIVITY_STATE_SCHEDULED
+        and not step.HasField("next_attempt_schedule_time")
+    ]
+    if tasks.HasField("pending_workflow_task"):
+        waiting.append(tasks.pending_workflow_task.scheduled_time)
+    return any(datetime.now(UTC) - since.ToDatetime(UTC) > OVERDUE for since in waiting)
 
 
 def failed_attempts(order: WorkflowExecutionDescription) -> Iterator[str]:
@@ -128,72 +116,72 @@ async def result(order: OrderHandle, report: Report) -> OrderResult:
     Raises:
         WorkflowFailureError: when the order ended without a result.
     """
-    told, length, since = set[str](), 0, 0.0
-
-    def tell(news: str) -> None:
-        if news not in told:
-            told.add(news)
-            report(news)
-
+    told = set[str]()
     # `order.result()` would wait, too, but fails when the server restarts or the order is reset.
     while True:
         try:
             description = await describe(order)
             if description.status != WorkflowExecutionStatus.RUNNING:
                 break
-            for failed in failed_attempts(description):
-                tell(failed)
+            news = list(failed_attempts(description))
             if waits_for_decision(description):
-                tell(f"status: {OrderStatus.AWAITING_APPROVAL}")
-            if description.history_length != length or not waits_for_worker(description):
-                length, since = description.history_length, time.monotonic()
-            elif time.monotonic() - since > STALLED_SECONDS:
-                tell(f"still waiting: {await _obstacle(order)}")
-                since = time.monotonic()
+                news.append(f"status: {OrderStatus.AWAITING_APPROVAL}")
+            if overdue(description):
+                news.append(f"still waiting: {await _obstacle(description, order)}")
         except TimeoutError as error:
-            tell(f"still waiting: {error}")
+            news = [f"still waiting: {error}"]
+        for line in news:
+            if line not in told:
+                report(line)
+        told.update(news)
         await asyncio.sleep(0.5)  # The pause after the first attempt is as long.
     async with answer_within():
         result = await order.result()
-    tell(f"status: {result.status}")
+    report(f"status: {result.status}")
     return result
 
 
 @asynccontextmanager
 async def worker_answers(order: OrderHandle) -> AsyncIterator[None]:
     """Give a worker `QUERY_SECONDS` to answer a query; OrderError with the reason if none does."""
+    description = await describe(order)
     try:
         # While a workflow task fails, the server would keep the query waiting.
-        if (await describe(order)).raw_description.pending_workflow_task.attempt > 1:
+        if description.raw_description.pending_workflow_task.attempt > 1:
             raise TimeoutError
         async with answer_within(QUERY_SECONDS):
             yield
     except WorkflowQueryFailedError as error:
         # A worker may have to replay the order to answer, and then meet a bug of workflow.py.
-        raise OrderError(_bug(order, "fails", str(error))) from None
+        raise OrderError(_bug(order.id, "fails", str(error))) from None
     except (TimeoutError, RPCError):
-        raise OrderError(await _obstacle(order)) from None
+        raise OrderError(await _obstacle(description, order)) from None
 
 
-async def _obstacle(order: OrderHandle) -> str:
+async def _obstacle(order: WorkflowExecutionDescription, handle: OrderHandle) -> str:
     """Say why no worker goes on: the last workflow task has failed, or none is there."""
-    obstacle = no_worker = f"no worker answers; start one with: {command('worker.py')}"
+    version = order.raw_description.workflow_execution_info.versioning_info.deployment_version
+    pinned = ["--build-id", version.build_id] if version.build_id else []
+    of_version = f" of version {version.build_id}" if pinned else ""
+    obstacle = no_worker = (
+        f"no worker{of_version} answers; start one with: {command('worker.py', *pinned)}"
+    )
     async with answer_within():
-        async for event in order.fetch_history_events():
+        async for event in handle.fetch_history_events():
             # The server's own reasons, such as a restart in between, have no message. Later failures
             # of the same workflow task are in no history.
             failure = event.workflow_task_failed_event_attributes.failure
             if failure.message:
                 at = f"failed at {event.event_time.ToDatetime():%H:%M:%S} UTC"
-                obstacle = _bug(order, at, _in_words(failure))
+                obstacle = _bug(order.id, at, _in_words(failure))
             elif event.HasField("workflow_task_completed_event_attributes"):
                 obstacle = no_worker
     return obstacle
 
 
-def _bug(order: OrderHandle, failed: str, reason: str) -> str:
+def _bug(order_id: str, failed: str, reason: str) -> str:
     remedy = "it goes on by itself once workflow.py is fixed and the worker restarted"
-    return f"the workflow task of order {order.id!r} {failed}: {reason}; {remedy}"
+    return f"the workflow task of order {order_id!r} {failed}: {reason}; {remedy}"
 
 
 def _in_words(failure: Failure) -> str:

@@ -111,14 +111,11 @@ async def list_pending(limit: int) -> None:
     listed = 0
     task_queue = os.environ.get("TEMPORAL_TASK_QUEUE") or TASK_QUEUE
     async for order in orders.pending(await connect(), task_queue):
-        if listed >= limit:
-            cli.print_message(
-                f"more orders are waiting than the limit of {limit}; see them with --limit"
-            )
+        if listed == limit:
+            cli.print_message(f"more than {limit} orders wait; see them with --limit")
             break
         listed += 1
-        started = f"{order.started:%Y-%m-%dT%H:%M:%SZ}"
-        cli.print_result(order.order_id, order.customer, order.total, started)
+        cli.print_result(*order)
 
 
 def text(argument: str) -> str:

@@ -27,6 +27,7 @@ from temporalio.testing import ActivityEnvironment
 
 from order_fulfillment import orders
 from order_fulfillment.shared import PaymentRequest
+from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import SCRIPTS, Shop, copy_of_the_scripts
 from tests.history import CARD, attempts, place, worker_with
 from tests.script import wait_until
@@ -196,9 +197,8 @@ async def test_two_people_decide_on_the_web_page(
 ) -> None:
     monkeypatch.setattr("os.environ", shop.environment)
     app = module("approvals", "Approval on a web page", tmp_path, monkeypatch).app
-    order = await place(
-        dev_server, shop.task_queue, customer_name="<b>Ada</b>", approval_timeout=60
-    )
+    started = shop.run("starter.py", "<b>Ada</b>", "--approval-timeout", "60")
+    order = dev_server.get_workflow_handle_for(OrderWorkflow.run, started.stdout.strip())
 
     monkeypatch.setattr(orders, "QUERY_SECONDS", 1)
     early = await place(dev_server, shop.task_queue)
