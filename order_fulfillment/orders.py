@@ -2,15 +2,19 @@
 
 import asyncio
 import os
+import re
 import shlex
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from itertools import batched
 from pathlib import Path
 
+from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.enums.v1.workflow_pb2 import PENDING_ACTIVITY_STATE_SCHEDULED
 from temporalio.api.failure.v1 import Failure
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.client import (
     Client,
     WorkflowExecutionDescription,
@@ -19,12 +23,15 @@ from temporalio.client import (
     WorkflowHandle,
     WorkflowQueryFailedError,
 )
+from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
 from temporalio.exceptions import ActivityError, CancelledError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from order_fulfillment.shared import Order, OrderResult, OrderStatus, dollars
 from order_fulfillment.support.connection import answer_within, explain_call
-from order_fulfillment.workflow import OrderWorkflow
+from order_fulfillment.workflow import ORDER_STATUS, OrderWorkflow
+
+CUSTOMER = SearchAttributeKey.for_keyword("Customer")
 
 type OrderHandle = WorkflowHandle[OrderWorkflow, OrderResult]
 type Report = Callable[[str], object]
@@ -33,6 +40,8 @@ type Report = Callable[[str], object]
 QUERY_SECONDS = 8
 LIST_SECONDS = 30  # Thousands of orders keep the server busy.
 OVERDUE = timedelta(seconds=3)
+WORKFLOW_TASK = "the workflow task of order"
+GOES_ON = "it goes on by itself once workflow.py is fixed and the worker restarted"
 
 
 class OrderError(Exception):
@@ -65,6 +74,52 @@ async def pending(client: Client, task_queue: str) -> AsyncIterator[tuple[str, s
 def memo(order: Order) -> dict[str, str]:
     """Describe an order for lists, which then need no worker."""
     return {"customer": order.customer_name[:100], "total": dollars(order.total_cents)}
+
+
+def details(order_id: str, order: Order) -> str:
+    """Describe an order for whoever opens it in the Web UI, which shows Markdown."""
+    items = ", ".join(f"{item.quantity} {item.sku}" for item in order.items)
+    decide = command("signals.py", "approve", order_id)
+    return f"{items[:1000]}. Total: {dollars(order.total_cents)}. Approve it: `{decide}`"
+
+
+async def search_attributes(client: Client, order: Order, report: Report) -> TypedSearchAttributes:
+    """What Temporal's lists show of an order; nothing where the server does not allow it."""
+    if not await _searchable(client, report):
+        return TypedSearchAttributes.empty
+    # A query finds no value with a double quote, a backslash or a tab in it.
+    customer = re.sub(r'[\\"\s]+', " ", order.customer_name)[:255]
+    return TypedSearchAttributes(
+        [SearchAttributePair(ORDER_STATUS, "IN_PROGRESS"), SearchAttributePair(CUSTOMER, customer)]
+    )
+
+
+@cache
+def _searchable(client: Client, report: Report) -> asyncio.Future[bool]:
+    return asyncio.ensure_future(_create_search_attributes(client, report))
+
+
+async def _create_search_attributes(client: Client, report: Report) -> bool:
+    """Create the search attributes unless the namespace has them; return whether it has them."""
+    keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
+    try:
+        with suppress(RPCError):
+            await client.count_workflows(f"{ORDER_STATUS.name} = '' AND {CUSTOMER.name} = ''")
+            return True
+        await client.operator_service.add_search_attributes(
+            AddSearchAttributesRequest(
+                namespace=client.namespace,
+                search_attributes={ORDER_STATUS.name: keyword, CUSTOMER.name: keyword},
+            )
+        )
+    except RPCError as error:
+        create = "temporal operator search-attribute create --type Keyword --name"
+        report(
+            f"orders start without search attributes: {error}; to have them, type "
+            f"{create} {ORDER_STATUS.name} and {create} {CUSTOMER.name}"
+        )
+        return False
+    return True
 
 
 async def describe(order: OrderHandle) -> WorkflowExecutionDescription:
@@ -125,15 +180,17 @@ async def result(order: OrderHandle, report: Report) -> OrderResult:
                 break
             news = list(failed_attempts(description))
             if waits_for_decision(description):
-                news.append(f"status: {OrderStatus.AWAITING_APPROVAL}")
+                approve = command("signals.py", "approve", order.id)
+                news += [f"status: {OrderStatus.AWAITING_APPROVAL}", f"approve it: {approve}"]
             if overdue(description):
                 news.append(f"still waiting: {await _obstacle(description, order)}")
         except TimeoutError as error:
             news = [f"still waiting: {error}"]
         for line in news:
-            if line not in told:
+            # A hint after a semicolon may change.
+            if (told_before := line.partition(";")[0]) not in told:
                 report(line)
-        told.update(news)
+                told.add(told_before)
         await asyncio.sleep(0.5)  # The pause after the first attempt is as long.
     async with answer_within():
         result = await order.result()
@@ -153,35 +210,38 @@ async def worker_answers(order: OrderHandle) -> AsyncIterator[None]:
             yield
     except WorkflowQueryFailedError as error:
         # A worker may have to replay the order to answer, and then meet a bug of workflow.py.
-        raise OrderError(_bug(order.id, "fails", str(error))) from None
+        raise OrderError(f"{WORKFLOW_TASK} {order.id!r} fails: {error}; {GOES_ON}") from None
     except (TimeoutError, RPCError):
         raise OrderError(await _obstacle(description, order)) from None
 
 
 async def _obstacle(order: WorkflowExecutionDescription, handle: OrderHandle) -> str:
-    """Say why no worker goes on: the last workflow task has failed, or none is there."""
-    version = order.raw_description.workflow_execution_info.versioning_info.deployment_version
-    pinned = ["--build-id", version.build_id] if version.build_id else []
-    of_version = f" of version {version.build_id}" if pinned else ""
-    obstacle = no_worker = (
-        f"no worker{of_version} answers; start one with: {command('worker.py', *pinned)}"
-    )
+    """Say why no worker goes on: the workflow task fails, or none is there."""
+    problem = ""
     async with answer_within():
         async for event in handle.fetch_history_events():
-            # The server's own reasons, such as a restart in between, have no message. Later failures
-            # of the same workflow task are in no history.
-            failure = event.workflow_task_failed_event_attributes.failure
-            if failure.message:
-                at = f"failed at {event.event_time.ToDatetime():%H:%M:%S} UTC"
-                obstacle = _bug(order.id, at, _in_words(failure))
+            # The server's own reasons, such as a restart in between, have no message.
+            if event.workflow_task_failed_event_attributes.failure.message:
+                reason = _in_words(event.workflow_task_failed_event_attributes.failure)
+                failed = f"{order.id!r} failed at {event.event_time.ToDatetime():%H:%M:%S} UTC"
+                problem = f"{WORKFLOW_TASK} {failed}: {reason}; {GOES_ON}"
             elif event.HasField("workflow_task_completed_event_attributes"):
-                obstacle = no_worker
-    return obstacle
-
-
-def _bug(order_id: str, failed: str, reason: str) -> str:
-    remedy = "it goes on by itself once workflow.py is fixed and the worker restarted"
-    return f"the workflow task of order {order_id!r} {failed}: {reason}; {remedy}"
+                problem = ""
+    # The history has the first failure only, and the server waits longer after each one.
+    task = order.raw_description.pending_workflow_task
+    if problem and task.attempt > 1:
+        ago = datetime.now(UTC) - task.started_time.ToDatetime(UTC)
+        reset = f"temporal workflow reset -t LastWorkflowTask --reason fixed -w {order.id}"
+        problem += (
+            f"; attempt {task.attempt} was {ago.seconds} s ago; then hurry it with: uv run {reset}"
+        )
+    elif not problem:
+        version = order.raw_description.workflow_execution_info.versioning_info.deployment_version
+        pinned = ["--build-id", version.build_id] if version.build_id else []
+        of_version = f" of version {version.build_id}" if pinned else ""
+        start = command("worker.py", *pinned)
+        problem = f"no worker{of_version} answers; start one with: {start}"
+    return problem
 
 
 def _in_words(failure: Failure) -> str:

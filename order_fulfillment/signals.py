@@ -1,6 +1,7 @@
 """Decides about orders and asks how they stand: `uv run signals.py approve order-123`."""
 
 import argparse
+import getpass
 import json
 import os
 from dataclasses import asdict
@@ -74,7 +75,8 @@ async def answer(order: OrderHandle, arguments: argparse.Namespace, report: Repo
     match arguments.verb:
         case "approve" | "reject":
             approved = arguments.verb == "approve"
-            decision = ApprovalDecision(approved, arguments.note, arguments.by)
+            by = arguments.by or getpass.getuser()
+            decision = ApprovalDecision(approved, arguments.note, by)
             return await decide(order, decision, report)
         case "status":
             return await status(order, report)
@@ -135,8 +137,8 @@ def main() -> None:
         if verb in ("approve", "reject"):
             note_help = "why, in your words"
             subparser.add_argument("--note", metavar="TEXT", type=text, help=note_help)
-            user, by_help = os.environ.get("USER"), "who decides (default: $USER)"
-            subparser.add_argument("--by", metavar="NAME", type=text, default=user, help=by_help)
+            by_help = "who decides (default: your user name)"
+            subparser.add_argument("--by", metavar="NAME", type=text, help=by_help)
     help = "list the orders that wait for a decision: ID, customer, total, start"
     subparser = verbs.add_parser("pending", help=help, description=help)
     limit_help = "list at most this many (default: %(default)s)"

@@ -37,7 +37,9 @@ async def start(client: Client, order_id: str, order: Order) -> orders.OrderHand
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             # The server takes at most 400 bytes; one character is at most 12 as JSON.
             static_summary=f"Order of {order.customer_name[:30]}",
+            static_details=orders.details(order_id, order),
             memo=orders.memo(order),
+            search_attributes=await orders.search_attributes(client, order, cli.print_message),
         )
     # A handle by ID follows the order through `temporal workflow reset`, which starts a new run.
     # The handle that start_workflow returns stays with the first run.
@@ -48,7 +50,6 @@ async def start_one(order_id: str, order: Order, wait: bool) -> None:
     """Start an order, and print its ID and perhaps its result."""
     handle = await start(await connect(), order_id, order)
     cli.print_result(order_id)
-    cli.print_message(f"approve it: {orders.command('signals.py', 'approve', order_id)}")
     if wait:
         result = await orders.result(handle, report=cli.print_message)
         cli.print_result(json.dumps(asdict(result)))

@@ -14,7 +14,7 @@ from contextlib import suppress
 from datetime import timedelta
 
 from temporalio import workflow
-from temporalio.common import RetryPolicy
+from temporalio.common import RetryPolicy, SearchAttributeKey
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 
 # To keep orders apart, the sandbox imports this file again for every order. Without this line it
@@ -32,6 +32,8 @@ with workflow.unsafe.imports_passed_through():
         ReservationRequest,
         dollars,
     )
+
+ORDER_STATUS = SearchAttributeKey.for_keyword("OrderStatus")
 
 # Nothing has to be undone for an order that ends early: its authorization and its reservation
 # lapse, so long after the time to decide. An order may have to wait for a fix, and other customers
@@ -187,3 +189,9 @@ class OrderWorkflow:
         self._status = status
         # The Web UI shows it for a running order. It adds no event to the history.
         workflow.set_current_details(f"{status.replace('_', ' ').capitalize()}.")
+        # Each update is an event. Only statuses in which an order rests are worth one. The server
+        # may not know the attribute; it does if the order was started with it.
+        passing = status in (OrderStatus.RESERVING_INVENTORY, OrderStatus.DELIVERING)
+        shown = workflow.info().typed_search_attributes.get(ORDER_STATUS)
+        if shown and not passing:
+            workflow.upsert_search_attributes([ORDER_STATUS.value_set(status)])

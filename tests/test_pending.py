@@ -1,10 +1,13 @@
 """Listing the orders that wait, deciding about several at once, and seeing who decided."""
 
 import json
+import os
+import pwd
 import re
 from dataclasses import replace
 from uuid import uuid4
 
+import pytest
 from temporalio.client import Client
 
 from order_fulfillment import orders
@@ -98,12 +101,18 @@ async def test_the_list_needs_no_worker_and_leaves_no_trace(shop: Shop, dev_serv
     assert not orders.waits_for_decision(await waiting.describe())
 
 
-async def test_by_default_the_user_of_the_shell_has_decided(
-    open_shop: Shop, dev_server: Client
+@pytest.mark.parametrize(("variables", "user"), [({"USER": "ada"}, "ada"), ({}, None)])
+async def test_by_default_the_user_has_decided(
+    open_shop: Shop, dev_server: Client, variables: dict[str, str], user: str | None
 ) -> None:
-    shop = replace(open_shop, environment=open_shop.environment | {"USER": "ada"})
+    shop = replace(open_shop, environment=without_user(open_shop.environment) | variables)
     order = await place(dev_server, shop.task_queue)
 
     shop.run("signals.py", "approve", order.id)
 
-    assert (await order.result()).decided_by == "ada"
+    assert (await order.result()).decided_by == (user or pwd.getpwuid(os.getuid()).pw_name)
+
+
+def without_user(environment: dict[str, str]) -> dict[str, str]:
+    names = ("USER", "LOGNAME", "LNAME", "USERNAME")
+    return {name: value for name, value in environment.items() if name not in names}

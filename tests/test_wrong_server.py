@@ -66,7 +66,7 @@ def test_a_server_that_falls_silent_is_told_while_one_waits(shop: Shop, open_sho
     with proxy(shop.environment["TEMPORAL_ADDRESS"]) as server:
         environment = open_shop.environment | {"TEMPORAL_ADDRESS": server.address}
         waiting = replace(shop, environment=environment).start("starter.py", "--wait-result")
-        waiting.until_prints("status: AWAITING_APPROVAL")
+        waiting.until_prints("status: AWAITING_APPROVAL\napprove it: uv run ")
         server.silent.set()
 
         began = time.monotonic()

@@ -1,0 +1,83 @@
+"""What Temporal's own lists show of an order: `temporal workflow list`, the Web UI."""
+
+import shutil
+from dataclasses import replace
+
+import pytest
+from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
+from temporalio.client import Client
+from temporalio.testing import WorkflowEnvironment
+
+from order_fulfillment.workflow import OrderWorkflow
+from tests.conftest import Shop, address_of
+from tests.history import events, until
+
+
+async def until_listed(client: Client, query: str, order_id: str) -> None:
+    async def listed() -> bool:
+        return order_id in [each.id async for each in client.list_workflows(query)]
+
+    await until(listed, query)
+
+
+@pytest.mark.parametrize(
+    ("verb", "status"), [("approve", "FULFILLED"), ("reject", "REJECTED"), (None, "CANCELED")]
+)
+async def test_lists_tell_the_status_and_the_customer(
+    open_shop: Shop, dev_server: Client, verb: str | None, status: str
+) -> None:
+    order_id = open_shop.run("starter.py", "Ada O'Hara").stdout.strip()
+    order = dev_server.get_workflow_handle_for(OrderWorkflow.run, order_id)
+    mine = """Customer = "Ada O'Hara" AND OrderStatus = """
+
+    await until_listed(dev_server, f"{mine}'AWAITING_APPROVAL'", order_id)
+    if verb:
+        open_shop.run("signals.py", verb, order_id)
+    else:
+        await order.cancel()
+    await until_listed(dev_server, f"{mine}'{status}'", order_id)
+
+    assert (await events(order)).count("UPSERT_WORKFLOW_SEARCH_ATTRIBUTES") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "query"),
+    [
+        ('Ada "The\t\\Countess" Lovelace', "Customer = 'Ada The Countess Lovelace'"),
+        ("é" * 300, f"Customer = '{'é' * 255}'"),
+        ("", "Customer = ''"),
+    ],
+)
+async def test_any_name_is_found(
+    open_shop: Shop, dev_server: Client, name: str, query: str
+) -> None:
+    order_id = open_shop.run("starter.py", name).stdout.strip()
+
+    await until_listed(dev_server, query, order_id)
+
+
+async def test_an_order_starts_where_no_search_attribute_may_be_created(shop: Shop) -> None:
+    async with await WorkflowEnvironment.start_local(
+        dev_server_existing_path=shutil.which("temporal"), dev_server_log_level="never"
+    ) as server:
+        # A namespace on SQLite has room for ten keywords.
+        keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
+        await server.client.operator_service.add_search_attributes(
+            AddSearchAttributesRequest(
+                namespace="default", search_attributes={f"Other{i}": keyword for i in range(10)}
+            )
+        )
+        environment = shop.environment | {"TEMPORAL_ADDRESS": address_of(server.client)}
+        shop = replace(shop, environment=environment)
+        (shop.folder / "orders.jsonl").write_text('{"order_id": "A-1"}\n{"order_id": "A-2"}\n')
+
+        with shop.worker():
+            started = shop.run("starter.py", "--file", "orders.jsonl")
+            approved = shop.run("signals.py", "approve", "A-1", "A-2")
+            ended = shop.run("signals.py", "result", "A-1", "A-2")
+
+    assert started.returncode == 0
+    assert started.stderr.count("temporal operator search-attribute create") == 2
+    assert approved.returncode == 0
+    assert [line.count('"FULFILLED"') for line in ended.stdout.splitlines()] == [1, 1]
