@@ -1,4 +1,4 @@
-"""What takes several calls of the SDK: which orders wait, why one has not ended, its result."""
+"""Answers that take several calls of the SDK: which orders wait, why one has not ended, results."""
 
 import asyncio
 import os

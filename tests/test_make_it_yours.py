@@ -100,7 +100,7 @@ async def payments(
 ) -> object:
     code = module("payments", "A real service", tmp_path, monkeypatch)
     url = f"http://127.0.0.1:{provider.server_port}"
-    return code.PaymentActivities(httpx.AsyncClient(base_url=url), seconds=0.5)
+    return code.PaymentActivities(httpx.AsyncClient(base_url=url), seconds=2)
 
 
 @pytest.mark.parametrize(
