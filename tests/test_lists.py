@@ -32,6 +32,10 @@ async def test_lists_tell_the_status_and_the_customer(
     mine = """Customer = "Ada O'Hara" AND OrderStatus = """
 
     await until_listed(dev_server, f"{mine}'AWAITING_APPROVAL'", order_id)
+    details = await (await order.describe()).static_details()
+    assert details
+    assert details.startswith("1 temporal-tshirt, 2 temporal-mug. Total: 47.00 USD.")
+    assert f"signals.py approve {order_id}`" in details
     if verb:
         open_shop.run("signals.py", verb, order_id)
     else:
