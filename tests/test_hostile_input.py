@@ -69,7 +69,7 @@ async def test_a_strangers_workflow_cannot_write_to_the_terminal_through_the_log
 def test_output_that_nobody_reads_is_no_error(
     shop: Shop, arguments: str, stdout: int, stderr: int
 ) -> None:
-    run = shop.bash(arguments)
+    run = shop.pipe(arguments)
 
     assert run.returncode == 0, run.stderr
     assert (run.stdout.count("\n"), run.stderr.count("\n")) == (stdout, stderr)

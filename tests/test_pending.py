@@ -54,7 +54,7 @@ async def test_a_crowd_is_listed_and_decided_about_even_if_nobody_reads_the_outp
         found = pending(shop)
         limited = shop.run("signals.py", "pending", "--limit", "2")
         ids = " ".join([first, *waiting])
-        approving = shop.bash(f"signals.py approve {ids} --note batch --by Grace | true")
+        approving = shop.pipe(f"signals.py approve {ids} --note batch --by Grace | true")
         assert approving.returncode == 0, approving.stderr
         ended = shop.run("signals.py", "result", first, *waiting)
         for order_id in (foreign.id, spoiled, elsewhere.id):

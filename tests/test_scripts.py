@@ -329,8 +329,8 @@ def test_the_interpreter_never_shuts_down(open_shop: Shop) -> None:
     (site / "sitecustomize.py").write_text("import atexit; atexit.register(print, 'shut down')")
     observed = replace(open_shop, environment=open_shop.environment | {"PYTHONPATH": str(site)})
 
-    unknown = observed.bash("signals.py status order-unknown")
-    refused = observed.bash("signals.py")
+    unknown = observed.pipe("signals.py status order-unknown")
+    refused = observed.pipe("signals.py")
 
     assert unknown.stdout == ""
     assert refused.stdout == "shut down\n"  # Without the SDK there is nothing to avoid.
