@@ -160,13 +160,13 @@ class Shop:
         return self._run("temporal", *arguments)
 
     def bash(self, commands: str) -> subprocess.CompletedProcess[str]:
-        """Run commands to the end, or to the first that fails."""
-        return self._run("bash", "-e", "-c", commands)
+        """Run commands to their end, and return the exit code of the last."""
+        return self._run("bash", "-c", commands)
 
     def pipe(self, pipeline: str) -> subprocess.CompletedProcess[str]:
         """Run a script in a pipeline to its end, and return the script's exit code."""
         script = f"'{sys.executable}' '{self.scripts}'/{pipeline}"
-        return self._run("bash", "-c", f"{script}; exit ${{PIPESTATUS[0]}}")
+        return self.bash(f"{script}; exit ${{PIPESTATUS[0]}}")
 
     def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -175,7 +175,7 @@ class Shop:
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=100,
             check=False,
         )
 

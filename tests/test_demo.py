@@ -1,10 +1,8 @@
 """The demo plays README's scenarios: all of them, some, on another server, and interrupted."""
 
-import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,8 +26,6 @@ from tests.history import place, until_status
 from tests.script import Script, wait_until
 
 README = SCRIPTS.parent / "README.md"
-# With the uv that runs the tests.
-PATH = f"{Path(os.environ['UV']).parent}:{os.environ['PATH']}"
 SCENARIOS = [
     *("happy-path", "api-downtime", "invalid-payment", "human-in-the-loop", "auto-expiry"),
     *("workflow-bug", "invalid-orders", "worker-crash"),
@@ -50,11 +46,7 @@ class Demo(Script):
         self.address = address or f"localhost:{free_port()}"
         self.temporary = folder / "temporary files"
         self.temporary.mkdir()
-        environment |= {
-            "TEMPORAL_ADDRESS": self.address,
-            "TMPDIR": str(self.temporary),
-            "PATH": PATH,
-        }
+        environment |= {"TEMPORAL_ADDRESS": self.address, "TMPDIR": str(self.temporary)}
         super().__init__(script, arguments, folder, clean_environment() | environment)
 
     def __enter__(self) -> Self:
@@ -176,20 +168,12 @@ def test_the_readme_starts_and_stops_a_worker_as_the_specification_does(shop: Sh
     commands = re.findall("(?ms)^```bash\n(.+?)^```", README.read_text().split("## The scen")[0])
     [start] = [block for block in commands if "worker.py &" in block]
     [stop] = [block for block in commands if "rm -f worker.pid" in block]
-    package = copy_of_the_scripts(shop.folder)
-    script = f"{start}while [ ! -s worker.pid ]; do sleep 0.1; done\n{stop}"
-
-    ended = subprocess.run(
-        ["bash", "-c", script],
-        cwd=shop.folder,
-        env=shop.environment
-        | {"PATH": PATH}
-        | {"UV_PROJECT": str(SCRIPTS.parent), "UV_NO_SYNC": "1", "PYTHONPATH": str(shop.folder)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
+    shop = shop.with_copy(shop.folder).with_environment(
+        UV_PROJECT=str(SCRIPTS.parent), UV_NO_SYNC="1"
     )
 
+    ended = shop.bash(f"{start}while [ ! -s worker.pid ]; do sleep 0.1; done\n{stop}")
+
+    assert ended.returncode == 0, ended.stderr
     assert " is polling " in ended.stderr
-    assert not (package / "worker.pid").exists()
+    assert not (shop.scripts / "worker.pid").exists()

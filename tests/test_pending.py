@@ -57,7 +57,7 @@ async def test_a_crowd_is_listed_and_decided_about_even_if_nobody_reads_the_outp
     assert all(re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", line[3]) for line in found)
     assert found == sorted(found, key=lambda line: line[3])
     assert [line.split("\t") for line in limited.stdout.splitlines()] == found[:2]
-    assert "more orders are waiting than the limit of 2" in limited.stderr
+    assert "see them with --limit" in limited.stderr
     results = [json.loads(line.split("\t")[1]) for line in ended.stdout.splitlines()]
     decided = [(each["status"], each["message"], each["decided_by"]) for each in results]
     assert decided == [("FULFILLED", "approved: batch", "Grace")] * 5
