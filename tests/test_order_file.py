@@ -13,8 +13,6 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from order_fulfillment import order_file
 from order_fulfillment.shared import Card, Order, OrderItem
@@ -76,6 +74,7 @@ def test_what_real_exports_have_is_no_mistake(file: bytes) -> None:
     [
         ("{", "not JSON at character 2: Expecting property name"),
         ("[]", "order: [] is not an object"),
+        ("NaN", "order: NaN is not an object"),
         ({"costumer_name": "Ada"}, "costumer_name: no such field; there are: order_id, customer"),
         ({"approval_above_cents": 10**11}, "approval_above_cents: no such field"),
         ({"customer_name": 5}, "customer_name: 5 is not text"),
@@ -105,38 +104,11 @@ def test_a_mistake_has_its_line_its_field_and_what_is_expected(element: Any, mis
 
 
 def test_bytes_that_are_not_utf8_and_broken_arrays_are_mistakes() -> None:
-    assert isinstance(read(b"{}", b'{"customer_name": "caf\xe9"}', b"{}")[1], str)
+    found = read(b"{}", b'{"customer_name": "caf\xe9"}', b"\0\xff", b"{}")
+    assert [type(each) for each in found] == [tuple, str, str, tuple]
     assert read(b'[{"order_id": "1"}, 5]') == [("1", ORDER), "element 2: order: 5 is not an object"]
     [broken] = read(b"[{},", b"{}")
     assert str(broken).startswith("the array: not JSON at character 8: Expecting ','")
-
-
-# Not any character: hypothesis would make tables of all of them, which takes seconds.
-TEXT = st.text("aZ05/@ \t\n\0\u00e9\u2603\U0001f469\ud800")
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
-ITEM = st.fixed_dictionaries({"sku": st.just("temporal-mug")}, optional={"quantity": SCALARS})
-NEARLY_AN_ORDER = st.fixed_dictionaries(
-    {},
-    optional={
-        "order_id": TEXT,
-        "customer_name": TEXT,
-        "card": st.fixed_dictionaries({}, optional={"expiry": st.just("12/99") | TEXT}),
-        "items": st.lists(ITEM, max_size=2),
-    },
-)
-
-
-@settings(deadline=None, database=None)
-@given(NEARLY_AN_ORDER.map(json.dumps).map(str.encode) | st.binary())
-def test_whatever_a_file_holds_are_orders_within_their_limits_or_mistakes(file: bytes) -> None:
-    for found in read(file):
-        if isinstance(found, str):
-            assert found.startswith(("line ", "element ", "the array: "))
-        else:
-            order_id, order = found
-            order.check()
-            assert all(type(item.quantity) is int for item in order.items)
-            (order_id or "").encode()
 
 
 def write(shop: Shop, lines: Iterable[object]) -> str:
