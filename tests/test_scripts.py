@@ -10,10 +10,10 @@ import pytest
 from temporalio.client import Client
 
 from order_fulfillment import orders
-from order_fulfillment.shared import CATALOGUE, ApprovalDecision, OrderStatus
+from order_fulfillment.shared import ApprovalDecision, OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop, one_line
-from tests.history import OUTAGE, place, until_event, until_status
+from tests.history import OUTAGE, place, until_status
 from tests.script import wait_until
 
 
@@ -26,27 +26,15 @@ def test_the_starter_prints_the_order_id_and_nothing_else(open_shop: Shop) -> No
 
 
 def test_an_order_has_the_items_and_the_total_that_were_asked_for(open_shop: Shop) -> None:
-    catalogue = open_shop.run("starter.py", "--help").stdout
-    ordered = open_shop.run(
-        *("starter.py", "--approval-timeout", "0.1", "--wait-result"),
-        *("--item", "temporal-mug=3", "--item", "temporal-socks"),
-    )
+    items = ("--item", "temporal-mug=3", "--item", "temporal-socks")
+    ordered = open_shop.run("starter.py", *items, "--approval-timeout", "0.1", "--wait-result")
 
-    # In a narrow terminal, argparse breaks lines at hyphens.
-    assert all(sku in re.sub(r"\n", "", catalogue) for sku in CATALOGUE)
-    result = json.loads(ordered.stdout.splitlines()[1])
-    assert result["total_cents"] == 3 * 12_00 + 8_00
+    assert json.loads(ordered.stdout.splitlines()[1])["total_cents"] == 3 * 12_00 + 8_00
 
 
-@pytest.mark.parametrize("open_order", [True, False])
-async def test_an_id_that_was_used_before_is_refused(
-    open_shop: Shop, dev_server: Client, open_order: bool
-) -> None:
-    order = await place(
-        dev_server, open_shop.task_queue, approval_timeout=20 if open_order else 0.1
-    )
-    if not open_order:
-        await order.result()
+async def test_an_id_that_was_used_before_is_refused(open_shop: Shop, dev_server: Client) -> None:
+    order = await place(dev_server, open_shop.task_queue, approval_timeout=0.1)
+    await order.result()  # Temporal's default would be to use the ID again.
 
     refused = open_shop.run("starter.py", "--workflow-id", order.id)
 
@@ -158,21 +146,6 @@ async def test_another_decision_than_the_one_that_stands_is_an_error(
         assert f"order '{order_id}' is approved: Good (by ada)" in one_line(other.stderr)
 
 
-async def test_an_approval_that_meets_a_cancel_request_is_told_what_became_of_the_order(
-    shop: Shop, dev_server: Client
-) -> None:
-    order = await place(dev_server, shop.task_queue)
-    await order.cancel()
-    approving = shop.start("signals.py", "approve", order.id)
-    await until_event(order, "WORKFLOW_EXECUTION_SIGNALED")
-
-    with shop.worker():
-        assert await asyncio.to_thread(approving.wait) == 1
-
-    assert approving.stdout == ""
-    assert f"order '{order.id}' is CANCELED" in one_line(approving.stderr)
-
-
 @pytest.mark.parametrize("arguments", [["starter.py", "--wait-result"], ["signals.py", "result"]])
 async def test_interrupted_waiting_leaves_the_order_alone(
     open_shop: Shop, dev_server: Client, arguments: list[str]
@@ -219,20 +192,14 @@ async def test_an_order_that_is_retried_for_ever_says_why(shop: Shop) -> None:
         "            if amount_cents < 1:",
         "            raise KeyError('rate')\n            if amount_cents < 1:",
     )
-    error = "process_payment, attempt 1 failed: KeyError: 'rate'"
     with broken.worker():
         waiting = shop.start("starter.py", "--wait-result")
-        order_id = wait_until(lambda: waiting.stdout, "its ID").strip()
-        waiting.until_prints(f"\n{error}\n")
-        status = shop.run("signals.py", "status", order_id)
-        canceled = shop.temporal("workflow", "cancel", "--workflow-id", order_id)
-        assert waiting.wait() == 1
-        after = shop.run("signals.py", "status", order_id)
+        waiting.until_prints("\nprocess_payment, attempt 1 failed: KeyError: 'rate'\n")
+        status = shop.run("signals.py", "status", waiting.stdout.strip())
+        waiting.kill()
 
     assert status.stdout == "PROCESSING_PAYMENT\n"
     assert re.fullmatch(r"process_payment, attempt \d+ failed: KeyError: 'rate'\n", status.stderr)
-    assert canceled.returncode == 0
-    assert after.stdout == "CANCELED\n"
 
 
 async def test_a_long_pause_before_a_retry_is_not_taken_for_a_missing_worker(
