@@ -60,25 +60,21 @@ class Shop:
         return on_hand
 
     def pay(self, request: PaymentRequest = PAYMENT) -> str:
-        return attempt().run(self.steps.process_payment, request)
+        return ActivityEnvironment().run(self.steps.process_payment, request)
 
-    def reserve(self, request: ReservationRequest = RESERVATION, number: int = 1) -> str:
-        return attempt(number).run(self.steps.reserve_inventory, request)
+    def reserve(self, request: ReservationRequest = RESERVATION, attempt: int = 1) -> str:
+        environment = ActivityEnvironment()
+        environment.info = replace(ActivityEnvironment.default_info(), attempt=attempt)
+        return environment.run(self.steps.reserve_inventory, request)
 
     def deliver(self, authorization: str, reservation: str, key: str = "run-1/delivery") -> str:
         request = DeliveryRequest(key, authorization, reservation)
-        return attempt().run(self.steps.deliver_order, request)
+        return ActivityEnvironment().run(self.steps.deliver_order, request)
 
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Shop:
     return Shop(tmp_path)
-
-
-def attempt(number: int = 1) -> ActivityEnvironment:
-    environment = ActivityEnvironment()
-    environment.info = replace(ActivityEnvironment.default_info(), attempt=number)
-    return environment
 
 
 def assert_refused(refusal: pytest.ExceptionInfo[ApplicationError], kind: str) -> None:
