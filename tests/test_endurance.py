@@ -118,21 +118,24 @@ async def live_through(
 ) -> None:
     """Start an order, and do to it at random moments what people do."""
     order = client.get_workflow_handle_for(OrderWorkflow.run, order_id)
+    seconds_to_decide, outage = random.choice([2, 600, 600]), Simulation(random.choice([0, 1, 2]))
 
     async def start() -> None:
-        outage = Simulation(random.choice([0, 1, 2]))
         with suppress(WorkflowAlreadyStartedError):
             await client.start_workflow(
                 OrderWorkflow.run,
-                replace(ORDER, approval_timeout=random.choice([2, 600, 600]), simulation=outage),
+                replace(ORDER, approval_timeout=seconds_to_decide, simulation=outage),
                 id=order_id,
                 task_queue=shop.task_queue,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             )
 
     async def reset() -> None:
-        command = ("reset", "--workflow-id", order_id, "--type", "FirstWorkflowTask")
-        run = await asyncio.to_thread(shop.temporal, "workflow", *command, "--reason", "storm")
+        run = await asyncio.to_thread(
+            shop.temporal,
+            *("workflow", "reset", "--workflow-id", order_id, "--type", "FirstWorkflowTask"),
+            *("--reason", "storm", "--command-timeout", "3s"),
+        )
         if run.returncode:
             raise TimeoutError  # It has not begun yet, or there is no server.
 
