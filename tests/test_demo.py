@@ -109,18 +109,6 @@ async def test_an_interrupted_demo_leaves_a_running_server_as_it_was(
     await until_status(mine, OrderStatus.AWAITING_APPROVAL)
 
 
-def test_the_readme_shows_what_the_demo_prints(whole_demo: Demo) -> None:
-    assert whole_demo.wait(100) == 0, whole_demo.output
-
-    assert re.findall(
-        r"^([a-z-]+) +(not seen|seen) +[0-9.]+ *$", whole_demo.output, re.MULTILINE
-    ) == [(name, "seen") for name in SCENARIOS]
-    assert whole_demo.output.count("\nNotice: ") == 8
-    assert "Traceback" not in whole_demo.output
-    assert "\x1b" not in whole_demo.output
-    wait_until(whole_demo.has_left_nothing, "all to be gone", seconds=5)
-
-
 def test_an_output_that_differs_from_the_readme_is_an_error(
     dev_server: Client, tmp_path: Path
 ) -> None:
@@ -158,3 +146,15 @@ def test_the_readme_starts_and_stops_a_worker_as_the_specification_does(shop: Sh
     assert ended.returncode == 0, ended.stderr
     assert " is polling " in ended.stderr
     assert not (shop.scripts / "worker.pid").exists()
+
+
+def test_the_readme_shows_what_the_demo_prints(whole_demo: Demo) -> None:
+    assert whole_demo.wait(100) == 0, whole_demo.output
+
+    assert re.findall(
+        r"^([a-z-]+) +(not seen|seen) +[0-9.]+ *$", whole_demo.output, re.MULTILINE
+    ) == [(name, "seen") for name in SCENARIOS]
+    assert whole_demo.output.count("\nNotice: ") == 8
+    assert "Traceback" not in whole_demo.output
+    assert "\x1b" not in whole_demo.output
+    wait_until(whole_demo.has_left_nothing, "all to be gone", seconds=5)
