@@ -6,17 +6,13 @@ slows down both.
 """
 
 import asyncio
-import json
 import math
-import platform
 import random
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -31,7 +27,7 @@ from temporalio.testing import WorkflowEnvironment
 
 from order_fulfillment.shared import ApprovalDecision
 from order_fulfillment.support.command_line import ArgumentParser, print_message, run
-from tests.conftest import DEV_SERVER_TUNING, Shop, address_of, clean_environment
+from tests.conftest import DEV_SERVER_TUNING, address_of, shop_on
 from tests.history import ORDER
 
 IN_FLIGHT = (1, 50, 300)
@@ -129,9 +125,7 @@ def sides(address: str, stack: ExitStack) -> Iterator[Side]:
         ("ours", order, decision, "worker.py"),
         ("floor", floor, True, Path(__file__).with_name("benchmark_baseline.py")),
     ):
-        environment = {"TEMPORAL_ADDRESS": address, "TEMPORAL_TASK_QUEUE": f"benchmark-{name}"}
-        folder = Path(stack.enter_context(TemporaryDirectory()))
-        shop = Shop(folder, clean_environment() | environment)
+        shop = shop_on(address, Path(stack.enter_context(TemporaryDirectory())))
         worker = stack.enter_context(shop.worker(script=script))
         start = start | {"task_queue": shop.task_queue}
         yield Side(name, start, signal, psutil.Process(worker.pid))
@@ -171,11 +165,11 @@ async def compare(
     return rows
 
 
-def print_report(report: dict[str, Any]) -> None:
-    """Print the report as Markdown, ratios to the floor in brackets."""
+def print_report(rows: list[dict[str, Any]]) -> None:
+    """Print the rows as Markdown, ratios to the floor in brackets."""
     print(f"\n| approved | in flight | | {' | '.join(HEADINGS.values())} |")
     print(f"|---|--:|---|{'--:|' * len(HEADINGS)}")
-    for row in report["rows"]:
+    for row in rows:
         cells = [row["approved"], row["in_flight"], row["side"]]
         for key in HEADINGS:
             ratio = "" if row["side"] == "floor" else f" ({row['ratios'][key]:.2f})"
@@ -183,7 +177,7 @@ def print_report(report: dict[str, Any]) -> None:
         print(f"| {' | '.join(map(str, cells))} |")
 
 
-def draw(report: dict[str, Any]) -> str:
+def draw(rows: list[dict[str, Any]]) -> str:
     """Draw how both sides take more and more orders that are approved when asked, as an SVG."""
     chart = pygal.Line(
         title="Orders a second, and median latency in seconds",
@@ -194,24 +188,16 @@ def draw(report: dict[str, Any]) -> str:
         js=[],
     )
     for side in ("ours", "floor"):
-        rows = [
-            row["medians"]
-            for row in report["rows"]
-            if (row["side"], row["approved"]) == (side, "when asked")
+        medians = [
+            row["medians"] for row in rows if (row["side"], row["approved"]) == (side, "when asked")
         ]
-        chart.add(f"orders/s, {side}", [row["orders_per_second"] for row in rows])
-        chart.add(f"latency, {side}", [row["median_ms"] / 1000 for row in rows])
+        chart.add(f"orders/s, {side}", [each["orders_per_second"] for each in medians])
+        chart.add(f"latency, {side}", [each["median_ms"] / 1000 for each in medians])
     return str(chart.render(is_unicode=True))
 
 
-async def benchmark(rounds: int, orders: int, json_file: Path | None, plot: Path | None) -> None:
+async def benchmark(rounds: int, orders: int, plot: Path | None) -> None:
     """Measure, and print the report."""
-    report: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": f"{psutil.cpu_count()} cores, {platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "temporalio": version("temporalio"),
-    }
     async with await WorkflowEnvironment.start_local(
         dev_server_existing_path=shutil.which("temporal"),
         dev_server_log_level="error",
@@ -223,12 +209,10 @@ async def benchmark(rounds: int, orders: int, json_file: Path | None, plot: Path
             print_message("warming up")
             for side in everyone:
                 await measure(server.client, side, False, 50, orders)
-            report["rows"] = await compare(server.client, everyone, rounds, orders)
-    print_report(report)
-    if json_file:
-        json_file.write_text(json.dumps(report, indent=2) + "\n")
+            rows = await compare(server.client, everyone, rounds, orders)
+    print_report(rows)
     if plot:
-        plot.write_text(draw(report))
+        plot.write_text(draw(rows))
 
 
 def main() -> None:
@@ -242,11 +226,9 @@ def main() -> None:
         help="orders in a turn with 50 in flight; a fifth of them with one in flight, three times "
         "as many with 300 (default: 100)",
     )
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures there too")
     parser.add_argument("--plot", metavar="FILE", type=Path, help="draw some of them there as SVG")
     arguments = parser.parse_args()
-    measuring = benchmark(arguments.rounds, arguments.orders, arguments.json, arguments.plot)
-    run(measuring, interrupted="nothing is left running")
+    run(benchmark(**vars(arguments)), interrupted="nothing is left running")
 
 
 if __name__ == "__main__":

@@ -36,19 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-LONGEST = [
-    "demo",
-    "endurance",
-    "versions",
-    "worker",
-    "scripts",
-    "pid_file",
-    "order_file",
-    "wrong_server",
-    "make_it_yours",
-    "books",
-    "workflow",
-]
+LONGEST = ["demo", "endurance", "versions", "worker", "scripts", "pid_file", "order_file"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -80,7 +68,9 @@ def clean_environment() -> dict[str, str]:
         # Python that may not keep compiled modules takes twice as long to start a script.
         if not name.startswith("TEMPORAL_") and name != "PYTHONDONTWRITEBYTECODE"
     }
-    return environment | {"TEMPORAL_CONFIG_FILE": os.devnull, "NO_COLOR": "1"}
+    # The uv that runs the tests may not be on the path.
+    path = f"{os.environ['PATH']}:{Path(os.environ.get('UV', '/usr/bin/uv')).parent}"
+    return environment | {"TEMPORAL_CONFIG_FILE": os.devnull, "NO_COLOR": "1", "PATH": path}
 
 
 def one_line(stderr: str) -> str:
@@ -138,23 +128,21 @@ class Shop:
         """Everything this shop's workers have logged so far."""
         return "".join(log.read_text() for log in self.folder.glob("worker-*.stderr"))
 
+    def with_environment(self, **settings: str) -> "Shop":
+        """The same shop, whose scripts get other settings."""
+        return replace(self, environment=self.environment | settings)
+
+    def with_copy(self, root: Path) -> "Shop":
+        """The same shop, run by a copy of the code below some folder."""
+        package = copy_of_the_scripts(root, self.scripts)
+        return replace(self.with_environment(PYTHONPATH=str(root)), scripts=package)
+
     def with_change(self, file: str, old: str, new: str) -> "Shop":
         """The same shop, run by a copy of the code with a change in it."""
-        root = self.folder / f"code-{uuid4().hex[:6]}"
-        package = copy_of_the_scripts(root, self.scripts)
-        code = (package / file).read_text()
+        shop = self.with_copy(self.folder / f"code-{uuid4().hex[:6]}")
+        code = (shop.scripts / file).read_text()
         assert code.count(old) == 1
-        (package / file).write_text(code.replace(old, new))
-        return replace(
-            self, environment=self.environment | {"PYTHONPATH": str(root)}, scripts=package
-        )
-
-    def with_short_waits(self) -> "Shop":
-        """The same shop, in which a dead worker costs a second instead of five."""
-        shop = self
-        for file, wait in (("workflow.py", "start_to_close"), ("worker.py", "schedule_to_start")):
-            timeout = f"{wait}_timeout=timedelta(seconds="
-            shop = shop.with_change(file, f"{timeout}5)", f"{timeout}1)")
+        (shop.scripts / file).write_text(code.replace(old, new))
         return shop
 
     def with_workflow_bug(self) -> "Shop":
@@ -169,24 +157,25 @@ class Shop:
 
     def temporal(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the Temporal CLI to its end."""
+        return self._run("temporal", *arguments)
+
+    def bash(self, commands: str) -> subprocess.CompletedProcess[str]:
+        """Run commands to their end, and return the exit code of the last."""
+        return self._run("bash", "-c", commands)
+
+    def pipe(self, pipeline: str) -> subprocess.CompletedProcess[str]:
+        """Run a script in a pipeline to its end, and return the script's exit code."""
+        script = f"'{sys.executable}' '{self.scripts}'/{pipeline}"
+        return self.bash(f"{script}; exit ${{PIPESTATUS[0]}}")
+
+    def _run(self, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["temporal", *arguments],
+            command,
+            cwd=self.folder,
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=60,
-            check=False,
-        )
-
-    def bash(self, pipeline: str) -> subprocess.CompletedProcess[str]:
-        """Run a script in a pipeline to its end, and return the script's exit code."""
-        return subprocess.run(
-            ["bash", "-c", f'"$PYTHON" "$SCRIPTS"/{pipeline}; exit ${{PIPESTATUS[0]}}'],
-            cwd=self.folder,
-            env=self.environment | {"PYTHON": sys.executable, "SCRIPTS": str(self.scripts)},
-            capture_output=True,
-            text=True,
-            timeout=60,
+            timeout=100,
             check=False,
         )
 
@@ -228,27 +217,23 @@ def address_of(client: Client) -> str:
     return client.service_client.config.target_host
 
 
+def shop_on(address: str, folder: Path) -> Shop:
+    """A shop on a server, with a task queue of its own."""
+    shop = Shop(folder, clean_environment())
+    queue = f"orders-{uuid4().hex[:8]}"
+    return shop.with_environment(TEMPORAL_ADDRESS=address, TEMPORAL_TASK_QUEUE=queue)
+
+
 @pytest.fixture
 def shop(dev_server: Client, tmp_path: Path) -> Shop:
     """A shop of the test's own on the dev server, without a worker."""
-    return Shop(
-        tmp_path,
-        clean_environment()
-        | {
-            "TEMPORAL_ADDRESS": address_of(dev_server),
-            "TEMPORAL_TASK_QUEUE": f"orders-{uuid4().hex[:8]}",
-        },
-    )
+    return shop_on(address_of(dev_server), tmp_path)
 
 
 @pytest.fixture(scope="session")
 def open_shop(dev_server: Client, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     """A shop with a running worker, shared by tests that leave the worker alone."""
-    shop = Shop(
-        tmp_path_factory.mktemp("shop"),
-        clean_environment()
-        | {"TEMPORAL_ADDRESS": address_of(dev_server), "TEMPORAL_TASK_QUEUE": "open-shop"},
-    )
+    shop = shop_on(address_of(dev_server), tmp_path_factory.mktemp("shop"))
     with shop.worker():
         yield shop
 

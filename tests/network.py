@@ -24,9 +24,6 @@ class Listener:
     silent: Event = field(default_factory=Event)
     """Once set, a proxy forwards nothing more."""
 
-    client_names: set[str] = field(default_factory=set)
-    """The common names of the certificates that clients showed."""
-
 
 @contextmanager
 def listening(handler: Handler, tls: ssl.SSLContext | None = None) -> Iterator[Listener]:
@@ -36,8 +33,6 @@ def listening(handler: Handler, tls: ssl.SSLContext | None = None) -> Iterator[L
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         listener.first_contact = listener.first_contact or time.monotonic()
-        subject = (writer.get_extra_info("peercert") or {}).get("subject", ())
-        listener.client_names.update(value for ((name, value),) in subject if name == "commonName")
         await handler(reader, writer)
 
     async def serve() -> None:

@@ -17,7 +17,7 @@ async def test_the_benchmark_compares_orders_with_the_floor(
         sides = list(benchmark.sides(address_of(dev_server), stack))
         rows = await benchmark.compare(dev_server, sides, rounds=1, orders=1)
     capsys.readouterr()
-    benchmark.print_report({"rows": rows})
+    benchmark.print_report(rows)
 
     table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(table) == 2 + len(rows) == 2 + 12
@@ -30,5 +30,5 @@ async def test_the_benchmark_compares_orders_with_the_floor(
             # Any more or fewer, and the two no longer do the same work.
             assert row["ratios"]["history_events"] == pytest.approx(1, abs=0.15)
     assert {"orders/s, ours", "latency, ours", "orders/s, floor", "latency, floor"} <= set(
-        ElementTree.fromstring(benchmark.draw({"rows": rows})).itertext()
+        ElementTree.fromstring(benchmark.draw(rows)).itertext()
     )

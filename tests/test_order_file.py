@@ -7,18 +7,16 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, replace
+from dataclasses import replace
 from io import BytesIO
 from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from order_fulfillment import order_file
 from order_fulfillment.shared import Card, Order, OrderItem
-from tests.conftest import SCRIPTS, Shop
+from tests.conftest import SCRIPTS, Shop, one_line
 from tests.history import ORDER
 from tests.network import proxy
 from tests.script import wait_until
@@ -62,9 +60,7 @@ def test_what_an_order_leaves_out_comes_from_the_model_and_the_catalogue() -> No
 @pytest.mark.parametrize(
     "file",
     [
-        b'\xef\xbb\xbf{"order_id": "1"}\r\n\r\n{"order_id": "2"}',
-        b'{"order_id": "1"}\n   \n{"order_id": "2"}\n',
-        b'[{"order_id": "1"},\n {"order_id": "2"}]',
+        b'\xef\xbb\xbf{"order_id": "1"}\r\n\r\n{"order_id": "2"}\n   \n',
         b'\xef\xbb\xbf  [\n{"order_id": "1"}, {"order_id": "2"}\n]\n',
         b'\n \n[{"order_id": "1"}, {"order_id": "2"}]',
     ],
@@ -77,33 +73,23 @@ def test_what_real_exports_have_is_no_mistake(file: bytes) -> None:
     ("element", "mistake"),
     [
         ("{", "not JSON at character 2: Expecting property name"),
-        ("5", "order: 5 is not an object"),
         ("[]", "order: [] is not an object"),
+        ("NaN", "order: NaN is not an object"),
         ({"costumer_name": "Ada"}, "costumer_name: no such field; there are: order_id, customer"),
         ({"approval_above_cents": 10**11}, "approval_above_cents: no such field"),
-        ({"approval_timeout": 5}, "approval_timeout: no such field"),
-        ({"simulation": {}}, "simulation: no such field"),
         ({"customer_name": 5}, "customer_name: 5 is not text"),
-        ({"order_id": 5}, "order_id: 5 is not text"),
+        ({"customer_name": "\ud800"}, "surrogates not allowed"),
         ({"order_id": ""}, "order_id: empty"),
-        ({"order_id": "\ud800"}, "surrogates not allowed"),
         ({"items": []}, "items: an order needs at least one"),
+        ({"items": {"0": MUG}}, "is not a list"),
         ({"items": [MUG | {"quantity": 0}]}, "items.0.quantity: 0 is not from 1 to 1000"),
         ({"items": [MUG, MUG | {"quantity": 1.9}]}, "items.1.quantity: 1.9 is not a whole number"),
         ({"items": [MUG | {"quantity": True}]}, "items.0.quantity: true is not a whole number"),
-        ({"items": [MUG | {"quantity": "2"}]}, 'items.0.quantity: "2" is not a whole number'),
         ({"items": [MUG | {"unit_price_cents": 0}]}, "total: 0 is not from 1 to"),
-        ({"items": [{"quantity": 1}]}, "items.0.sku: null is not text"),
-        (
-            {"items": [{"sku": "new"}]},
-            "items.0.unit_price_cents: missing, and the catalogue has no",
-        ),
-        ({"items": [MUG | {"size": 3}]}, "items.0.size: no such field; there are: sku, quantity"),
-        ({"items": {"0": MUG}}, "is not a list"),
         ({"items": [MUG | {"unit_price_cents": 10**19}]}, "items.0.unit_price_cents: 100000"),
-        ({"card": "4242"}, 'card: "4242" is not an object'),
+        ({"items": [{"sku": "new"}]}, "items.0.unit_price_cents: missing, and the catalogue"),
+        ({"items": [MUG | {"size": 3}]}, "items.0.size: no such field; there are: sku, quantity"),
         ({"card": {"expiry": "2027-01"}}, "card.expiry: '2027-01' is not of the form MM/YY"),
-        ({"customer_name": "\ud800"}, "surrogates not allowed"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -118,44 +104,11 @@ def test_a_mistake_has_its_line_its_field_and_what_is_expected(element: Any, mis
 
 
 def test_bytes_that_are_not_utf8_and_broken_arrays_are_mistakes() -> None:
-    assert isinstance(read(b"{}", b'{"customer_name": "caf\xe9"}', b"{}")[1], str)
+    found = read(b"{}", b'{"customer_name": "caf\xe9"}', b"\0\xff", b"{}")
+    assert [type(each) for each in found] == [tuple, str, str, tuple]
     assert read(b'[{"order_id": "1"}, 5]') == [("1", ORDER), "element 2: order: 5 is not an object"]
     [broken] = read(b"[{},", b"{}")
     assert str(broken).startswith("the array: not JSON at character 8: Expecting ','")
-
-
-# Not any character: hypothesis would make tables of all of them, which takes seconds.
-TEXT = st.text("aZ05/@ \t\n\0\u00e9\u2603\U0001f469\ud800")
-SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | TEXT
-ITEM = st.fixed_dictionaries({"sku": st.just("temporal-mug")}, optional={"quantity": SCALARS})
-NEARLY_AN_ORDER = st.fixed_dictionaries(
-    {},
-    optional={
-        "order_id": TEXT,
-        "customer_name": TEXT,
-        "card": st.fixed_dictionaries({}, optional={"expiry": st.just("12/99") | TEXT}),
-        "items": st.lists(ITEM, max_size=2),
-    },
-)
-FIELDS = st.sampled_from([*asdict(ORDER), "order_id"]) | TEXT
-VALUES = NEARLY_AN_ORDER | st.recursive(
-    SCALARS,
-    lambda values: st.lists(values, max_size=3) | st.dictionaries(FIELDS, values, max_size=4),
-)
-
-
-@settings(deadline=None, database=None)
-@given(VALUES.map(json.dumps).map(str.encode) | st.binary().filter(lambda line: b"\n" not in line))
-def test_whatever_a_line_holds_is_an_order_within_its_limits_or_a_mistake(line: bytes) -> None:
-    for found in read(line):
-        if isinstance(found, str):
-            assert found.startswith(("line 1: ", "element ", "the array: "))
-        else:
-            order_id, order = found
-            order.check()
-            assert order == ORDER or line.strip() != b"{}"
-            assert all(type(item.quantity) is int for item in order.items)
-            (order_id or "").encode()
 
 
 def write(shop: Shop, lines: Iterable[object]) -> str:
@@ -191,10 +144,10 @@ def test_prices_that_differ_from_the_catalogue_are_counted(shop: Shop) -> None:
 
 def test_an_answer_that_is_lost_costs_no_id(shop: Shop) -> None:
     with proxy(shop.environment["TEMPORAL_ADDRESS"]) as server:
-        environment = shop.environment | {"TEMPORAL_ADDRESS": server.address}
         path = shop.folder / "pipe"
         os.mkfifo(path)
-        starter = replace(shop, environment=environment).start("starter.py", "--file", str(path))
+        shop = shop.with_environment(TEMPORAL_ADDRESS=server.address)
+        starter = shop.start("starter.py", "--file", str(path))
         with path.open("w") as pipe:
             print("{}", file=pipe, flush=True)
             wait_until(lambda: starter.stdout, "the first order")
@@ -209,85 +162,57 @@ def test_an_answer_that_is_lost_costs_no_id(shop: Shop) -> None:
     assert starter.stderr.splitlines()[-1].startswith("error: the Temporal server gave no answer")
 
 
-def test_the_delivered_file_is_fifty_orders_of_which_ten_are_spoiled(shop: Shop) -> None:
-    started = shop.run("starter.py", "--file", str(SCRIPTS / "orders.jsonl"))
-
-    assert (started.returncode, len(started.stdout.split())) == (0, 50)
-    assert started.stderr == "50 started, 0 existed already, 0 invalid\n"
-    found = read((SCRIPTS / "orders.jsonl").read_bytes())
-    orders = [each[1] for each in found if not isinstance(each, str)]
-    assert sum("@@@" in item.sku for order in orders for item in order.items) == 10
-    assert max(order.total_cents for order in orders) <= 500_00
-
-
 def test_stdin_is_read_as_it_comes_and_ctrl_c_says_how_many_were_started(shop: Shop) -> None:
     # A shell that starts the tests in the background lets them ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    # Not by communicate(): the pipe stays open, as that of a slow export.
-    starter = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, SCRIPTS / "starter.py", "--file", "-"],
-        cwd=shop.folder,
         env=shop.environment,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert starter.stdin
-    assert starter.stdout
-    assert starter.stderr
-    starter.stdin.write("{}\n")
-    starter.stdin.flush()
-    order_id = starter.stdout.readline()
+    ) as starter:
+        assert starter.stdin
+        assert starter.stdout
+        assert starter.stderr
+        print("{}", file=starter.stdin, flush=True)
+        order_id = starter.stdout.readline()
 
-    starter.send_signal(signal.SIGINT)
+        # The pipe stays open, as that of a slow export.
+        starter.send_signal(signal.SIGINT)
 
-    assert starter.wait(timeout=10) == 130
-    assert re.fullmatch(r"order-[0-9a-f]{16}\n", order_id)
-    count, interrupted = starter.stderr.read().splitlines()
+        assert starter.wait(timeout=10) == 130
+        assert re.fullmatch(r"order-[0-9a-f]{16}\n", order_id)
+        count, interrupted = starter.stderr.read().splitlines()
     assert count == "1 started, 0 existed already, 0 invalid"
     assert interrupted == "interrupted: what was started goes on"
-    starter.stdin.close()
 
 
 def test_results_are_printed_and_a_failed_order_ends_in_exit_code_1(open_shop: Shop) -> None:
     prefix = f"wait-{uuid4()}"
-    path = write(
-        open_shop,
-        [
-            {"order_id": f"{prefix}-1"},
-            {"order_id": f"{prefix}-2", "card": {"expiry": "12/23"}},
-            {"order_id": f"{prefix}-3", "items": [MUG | {"quantity": 50}]},
-        ],
-    )
+    orders: list[object] = [
+        {"order_id": f"{prefix}-1"},
+        {"order_id": f"{prefix}-2", "card": {"expiry": "12/23"}},
+        {"order_id": f"{prefix}-3", "items": [MUG | {"quantity": 50}]},
+    ]
+    options = ("--wait-result", "--approval-above", "500", "--approval-timeout", "0.1")
 
-    ended = open_shop.run(
-        *("starter.py", "--file", path, "--wait-result"),
-        *("--approval-above", "500", "--approval-timeout", "0.1"),
-    )
+    ended = open_shop.run("starter.py", "--file", write(open_shop, orders), *options)
 
     results = [json.loads(line) for line in ended.stdout.splitlines() if line[0] == "{"]
-    assert {result["order_id"][-1]: result["status"] for result in results} == {
-        "1": "FULFILLED",
-        "3": "EXPIRED",
-    }
+    statuses = {result["order_id"][-1]: result["status"] for result in results}
+    assert statuses == {"1": "FULFILLED", "3": "EXPIRED"}
     assert ended.returncode == 1
     assert f"error: order '{prefix}-2' failed at process_payment: Pay" in ended.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "status", "error"),
-    [
-        (["--file", "missing.jsonl"], 1, "error: .*No such file or directory: 'missing.jsonl'"),
-        (["--file", "."], 1, "error: .*Is a directory: '.'"),
-        (["--file", "-", "--workflow-id", "x"], 2, "--workflow-id does not go with --file"),
-    ],
+    ("path", "error"),
+    [("missing.jsonl", "No such file or directory"), (".", "Is a directory")],
 )
-def test_what_cannot_be_read_is_one_line(
-    shop: Shop, arguments: list[str], status: int, error: str
-) -> None:
-    refused = shop.run("starter.py", *arguments)
+def test_a_file_that_cannot_be_read_is_named_in_one_line(shop: Shop, path: str, error: str) -> None:
+    refused = shop.run("starter.py", "--file", path)
 
-    assert (refused.returncode, refused.stdout) == (status, "")
-    assert re.search(error, refused.stderr)
-    assert refused.stderr.count("\n") == 1
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert one_line(refused.stderr).endswith(f"{error}: '{path}'")

@@ -4,7 +4,6 @@ import json
 import os
 import pwd
 import re
-from dataclasses import replace
 from uuid import uuid4
 
 import pytest
@@ -33,15 +32,11 @@ async def until_waiting(client: Client, shop: Shop, number: int) -> None:
 async def test_a_crowd_is_listed_and_decided_about_even_if_nobody_reads_the_output(
     shop: Shop, dev_server: Client
 ) -> None:
-    queue = shop.task_queue
     # A crowd is more than the server is asked about at a time.
     shop = shop.with_change("orders.py", "batched(running, 200)", "batched(running, 3)")
     with shop.worker():
-        none = pending(shop)
-        foreign = await dev_server.start_workflow(
-            "AnotherWorkflow", id=f"foreign-{uuid4()}", task_queue=queue
-        )
-        elsewhere = await place(dev_server, f"{queue}-2")
+        assert pending(shop) == []
+        elsewhere = await place(dev_server, f"{shop.task_queue}-2")
         spoiled, first = f"spoiled-{uuid4()}", f"first-{uuid4()}"
         lines = [
             {"order_id": first, "customer_name": "Ada\tB."},
@@ -49,34 +44,26 @@ async def test_a_crowd_is_listed_and_decided_about_even_if_nobody_reads_the_outp
             *({} for _ in range(4)),
         ]
         (shop.folder / "crowd.jsonl").write_text("\n".join(map(json.dumps, lines)))
-        started = shop.run(
-            *("starter.py", "Crowd", "--file", "crowd.jsonl", "--approval-timeout", "100")
-        )
+        started = shop.run("starter.py", "--file", "crowd.jsonl", "--approval-timeout", "100")
         waiting = [order_id for order_id in started.stdout.split() if order_id[:5] == "order"]
         await until_waiting(dev_server, shop, 5)
         found = pending(shop)
         limited = shop.run("signals.py", "pending", "--limit", "2")
         ids = " ".join([first, *waiting])
-        approving = shop.bash(f"signals.py approve {ids} --note batch --by Grace | true")
-        assert approving.returncode == 0, approving.stderr
+        shop.pipe(f"signals.py approve {ids} --note batch --by Grace | true")
         ended = shop.run("signals.py", "result", first, *waiting)
-        for order_id in (foreign.id, spoiled, elsewhere.id):
+        for order_id in (spoiled, elsewhere.id):
             await dev_server.get_workflow_handle(order_id).terminate()
 
-    assert none == []
     assert sorted(order_id for order_id, *_ in found) == sorted([first, *waiting])
     assert [line[:3] for line in found if line[0] == first] == [[first, r"Ada\tB.", "47.00 USD"]]
-    starts = [start for *_, start in found]
-    assert starts == sorted(starts)
-    assert all(re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", start) for start in starts)
-    assert {customer for order_id, customer, *_ in found if order_id != first} == {"Crowd"}
+    assert all(re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", line[3]) for line in found)
+    assert found == sorted(found, key=lambda line: line[3])
     assert [line.split("\t") for line in limited.stdout.splitlines()] == found[:2]
-    assert limited.stderr == ("more than 2 orders wait; see them with --limit\n")
+    assert "see them with --limit" in limited.stderr
     results = [json.loads(line.split("\t")[1]) for line in ended.stdout.splitlines()]
-    assert sorted(result["order_id"] for result in results) == sorted([first, *waiting])
-    assert {(result["status"], result["message"], result["decided_by"]) for result in results} == {
-        ("FULFILLED", "approved: batch", "Grace")
-    }
+    decided = [(each["status"], each["message"], each["decided_by"]) for each in results]
+    assert decided == [("FULFILLED", "approved: batch", "Grace")] * 5
 
 
 async def test_the_list_needs_no_worker_and_leaves_no_trace(shop: Shop, dev_server: Client) -> None:
@@ -101,18 +88,13 @@ async def test_the_list_needs_no_worker_and_leaves_no_trace(shop: Shop, dev_serv
     assert not orders.waits_for_decision(await waiting.describe())
 
 
-@pytest.mark.parametrize(("variables", "user"), [({"USER": "ada"}, "ada"), ({}, None)])
+@pytest.mark.parametrize("user", ["ada", ""])
 async def test_by_default_the_user_has_decided(
-    open_shop: Shop, dev_server: Client, variables: dict[str, str], user: str | None
+    open_shop: Shop, dev_server: Client, user: str
 ) -> None:
-    shop = replace(open_shop, environment=without_user(open_shop.environment) | variables)
-    order = await place(dev_server, shop.task_queue)
+    nameless = open_shop.with_environment(LOGNAME="", USER=user, LNAME="", USERNAME="")
+    order = await place(dev_server, open_shop.task_queue)
 
-    shop.run("signals.py", "approve", order.id)
+    nameless.run("signals.py", "approve", order.id)
 
     assert (await order.result()).decided_by == (user or pwd.getpwuid(os.getuid()).pw_name)
-
-
-def without_user(environment: dict[str, str]) -> dict[str, str]:
-    names = ("USER", "LOGNAME", "LNAME", "USERNAME")
-    return {name: value for name, value in environment.items() if name not in names}

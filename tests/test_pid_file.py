@@ -51,21 +51,9 @@ async def test_a_file_of_the_users_is_refused_and_left_alone(tmp_path: Path) -> 
     assert notes.read_bytes() == b"4711 things to do at the caf\xe9"
 
 
-async def test_a_worker_that_is_slow_to_stop_leaves_the_file_of_the_next_one(
-    tmp_path: Path,
-) -> None:
+async def test_a_killed_workers_file_is_taken_over_at_once(tmp_path: Path) -> None:
     pid_file = tmp_path / "worker.pid"
-    async with hold_pid_file(pid_file):
-        pid_file.unlink()
-        pid_file.write_text("4711\n")
-
-    assert pid_file.read_text() == "4711\n"
-
-
-@pytest.mark.parametrize("left", ["4711\n", ""])
-async def test_a_killed_workers_file_is_taken_over_at_once(tmp_path: Path, left: str) -> None:
-    pid_file = tmp_path / "worker.pid"
-    pid_file.write_text(left)
+    pid_file.write_text("4711\n")
 
     async with asyncio.timeout(1), hold_pid_file(pid_file):
         assert pid_file.read_text() == f"{os.getpid()}\n"

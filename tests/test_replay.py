@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.history import recorded, replay
-from tests.record_histories import HISTORIES, SCENARIOS
+from tests.record_histories import HISTORIES
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -20,9 +20,3 @@ async def test_a_recorded_order_goes_the_same_way_again(path: Path) -> None:
     except ValueError as error:
         raise pytest.fail.Exception(str(error), pytrace=False) from None
     await replay(history)
-
-
-def test_every_scenario_has_a_history() -> None:
-    names = {path.stem for path in HISTORIES.glob("*.json")}
-
-    assert names >= SCENARIOS.keys()  # Others were recorded by older code, and stay.

@@ -8,7 +8,6 @@ import time
 import pytest
 from temporalio.client import Client
 
-from order_fulfillment.orders import QUERY_SECONDS
 from order_fulfillment.shared import ApprovalDecision, OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop, one_line
@@ -45,9 +44,7 @@ async def test_a_workflow_bug_is_told_and_recovered_from(shop: Shop, dev_server:
         waiting = shop.start("starter.py", "Bug", "--approval-timeout", "60", "--wait-result")
         order_id = wait_until(lambda: waiting.stdout, "its ID").strip()
         wait_until(lambda: "workflow bug!" in buggy_worker.stderr, "the workflow task to fail")
-        began = time.monotonic()
         asked = shop.run("signals.py", "status", order_id)
-        assert time.monotonic() - began < QUERY_SECONDS
         waiting.until_prints("still waiting: the workflow task of order")
         waiting.until_prints("s ago; then hurry it with: uv run temporal workflow reset")
     order = dev_server.get_workflow_handle_for(OrderWorkflow.run, order_id)
@@ -109,23 +106,3 @@ async def test_nohup_keeps_a_worker_whose_terminal_closes(shop: Shop, dev_server
         order = await place(dev_server, shop.task_queue, approval_timeout=0.1)
         assert (await order.result()).status == OrderStatus.EXPIRED
         assert worker.returncode is None
-
-
-async def test_after_a_crash_the_next_worker_serves_the_order_soon(
-    shop: Shop, dev_server: Client
-) -> None:
-    order = await place(dev_server, shop.task_queue)
-    with shop.worker() as worker:
-        await until_status(order, OrderStatus.AWAITING_APPROVAL)
-        worker.kill()
-    with shop.worker():
-        began = time.monotonic()
-        status = await order.query(OrderWorkflow.status)
-        answered = time.monotonic()
-        await order.signal(OrderWorkflow.approve_order, APPROVED)
-        result = await order.result()
-
-        # With the SDK's default it would take ten seconds.
-        assert answered - began < 6.5
-        assert time.monotonic() - answered < 3
-        assert (status, result.status) == ("AWAITING_APPROVAL", "FULFILLED")
