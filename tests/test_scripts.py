@@ -13,7 +13,7 @@ from order_fulfillment import orders
 from order_fulfillment.shared import ApprovalDecision, OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop, one_line
-from tests.history import OUTAGE, place, until_status
+from tests.history import OUTAGE, place, until_event, until_status
 from tests.script import wait_until
 
 
@@ -144,6 +144,21 @@ async def test_another_decision_than_the_one_that_stands_is_an_error(
     for other in others:
         assert (other.returncode, other.stdout) == (1, "")
         assert f"order '{order_id}' is approved: Good (by ada)" in one_line(other.stderr)
+
+
+async def test_an_approval_that_meets_a_cancel_request_is_told_what_became_of_the_order(
+    shop: Shop, dev_server: Client
+) -> None:
+    order = await place(dev_server, shop.task_queue)
+    await order.cancel()
+    approving = shop.start("signals.py", "approve", order.id)
+    await until_event(order, "WORKFLOW_EXECUTION_SIGNALED")
+
+    with shop.worker():
+        assert await asyncio.to_thread(approving.wait) == 1
+
+    assert approving.stdout == ""
+    assert f"order '{order.id}' is CANCELED" in one_line(approving.stderr)
 
 
 @pytest.mark.parametrize("arguments", [["starter.py", "--wait-result"], ["signals.py", "result"]])
