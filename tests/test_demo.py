@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import indent
 from typing import Self
 
 import psutil
@@ -172,15 +173,32 @@ def test_a_server_that_does_not_start_tells_why(tmp_path: Path) -> None:
     assert f"error: no Temporal server at localhost:{port}: " in demo.output.splitlines()[-1]
 
 
-def test_the_readme_starts_and_stops_a_worker_as_the_specification_does(shop: Shop) -> None:
-    commands = re.findall("(?ms)^```bash\n(.+?)^```", README.read_text().split("## The scen")[0])
-    [start] = [block for block in commands if "worker.py &" in block]
-    [stop] = [block for block in commands if "rm -f worker.pid" in block]
+def test_the_readme_shows_the_workflow_word_for_word() -> None:
+    [shown] = re.findall("(?ms)^```python\n(.+?)^```", README.read_text())
+
+    assert indent(shown, " " * 8) in (SCRIPTS / "workflow.py").read_text()
+
+
+SPECIFICATION = """\
+temporal operator namespace describe default >/dev/null 2>&1 || temporal server start-dev
+cd order_fulfillment
+uv run worker.py &
+while [ ! -s worker.pid ]; do sleep 0.1; done
+cat worker.pid
+order=$(uv run starter.py "Ada Lovelace")
+uv run signals.py approve $order --note "Cleared by fraud team"
+uv run signals.py status $order
+uv run signals.py approval-message $order
+kill "$(cat worker.pid)"; wait "$(cat worker.pid)" 2>/dev/null || true
+rm -f worker.pid
+"""
+
+
+def test_the_commands_of_the_specification_work(shop: Shop) -> None:
     package = copy_of_the_scripts(shop.folder)
-    script = f"{start}while [ ! -s worker.pid ]; do sleep 0.1; done\n{stop}"
 
     ended = subprocess.run(
-        ["bash", "-c", script],
+        ["bash", "-c", SPECIFICATION],
         cwd=shop.folder,
         env=shop.environment
         | {"PATH": PATH}
@@ -191,5 +209,9 @@ def test_the_readme_starts_and_stops_a_worker_as_the_specification_does(shop: Sh
         check=True,
     )
 
+    process_id, *printed = ended.stdout.splitlines()
+    assert process_id.isdecimal()
+    assert printed[0] == printed[2] == "approved: Cleared by fraud team"
+    assert printed[1] in OrderStatus
     assert " is polling " in ended.stderr
     assert not (package / "worker.pid").exists()
