@@ -47,9 +47,9 @@ EXPIRED_CARD = Card("tok", "12/23")
 ITEMS = [OrderItem("temporal-tshirt", 1, 23_00), OrderItem("temporal-mug", 2, 12_00)]
 ORDER = Order("Ada Lovelace", ITEMS, CARD)
 OUTAGE = Simulation(inventory_recovers_after=None)
-# A new step is named here, and in no other test.
-STEPS_BEFORE_THE_DECISION = ["process_payment", "reserve_inventory"]
-STEPS = [*STEPS_BEFORE_THE_DECISION, "deliver_order"]
+# The steps of an order. A new step is named here, and in no other test.
+DELIVERED = ["process_payment", "reserve_inventory", "deliver_order"]
+UNDELIVERED = ["process_payment", "reserve_inventory"]
 
 FOLDER = TemporaryDirectory()
 EXECUTOR = ThreadPoolExecutor(10)
