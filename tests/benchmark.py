@@ -18,6 +18,7 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
+from xml.etree import ElementTree
 
 import psutil
 import pygal
@@ -178,22 +179,37 @@ def print_report(rows: list[dict[str, Any]]) -> None:
 
 
 def draw(rows: list[dict[str, Any]]) -> str:
-    """Draw how both sides take more and more orders that are approved when asked, as an SVG."""
-    chart = pygal.Line(
-        title="Orders a second, and median latency in seconds",
-        x_title="orders in flight",
-        x_labels=map(str, IN_FLIGHT),
-        height=400,
-        legend_at_bottom=True,
-        js=[],
+    """Draw how both sides take more and more orders that are approved when asked: as an SVG."""
+    panels = {
+        "orders a second": ("orders_per_second", 1),
+        "median latency, seconds": ("median_ms", 1000),
+    }
+    size = {"width": 400, "height": 320}
+    picture = ElementTree.Element(
+        "svg", xmlns="http://www.w3.org/2000/svg", viewBox=f"0 0 {400 * len(panels)} 320"
     )
-    for side in ("ours", "floor"):
-        medians = [
-            row["medians"] for row in rows if (row["side"], row["approved"]) == (side, "when asked")
-        ]
-        chart.add(f"orders/s, {side}", [each["orders_per_second"] for each in medians])
-        chart.add(f"latency, {side}", [each["median_ms"] / 1000 for each in medians])
-    return str(chart.render(is_unicode=True))
+    for number, (title, (key, unit)) in enumerate(panels.items()):
+        chart = pygal.Line(
+            title=title,
+            x_title="orders in flight",
+            x_labels=list(map(str, IN_FLIGHT)),
+            include_x_axis=True,  # The scale begins at zero.
+            legend_at_bottom=True,
+            js=[],
+            **size,
+        )
+        for side in ("ours", "floor"):
+            points = [
+                row["medians"][key] / unit
+                for row in rows
+                if (row["side"], row["approved"]) == (side, "when asked")
+            ]
+            chart.add(side, points)
+        panel = chart.render_tree()
+        for attribute, value in (size | {"x": 400 * number}).items():
+            panel.set(attribute, str(value))
+        picture.append(panel)
+    return ElementTree.tostring(picture, encoding="unicode") + "\n"
 
 
 async def benchmark(rounds: int, orders: int, plot: Path | None) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from base64 import b64encode
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cache
@@ -19,6 +19,8 @@ from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import EventType
 from temporalio.api.history.v1 import History
 from temporalio.client import Client, WorkflowHandle, WorkflowHistory
+from temporalio.common import RawValue
+from temporalio.exceptions import ApplicationError
 from temporalio.worker import Replayer, Worker, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
@@ -45,7 +47,9 @@ EXPIRED_CARD = Card("tok", "12/23")
 ITEMS = [OrderItem("temporal-tshirt", 1, 23_00), OrderItem("temporal-mug", 2, 12_00)]
 ORDER = Order("Ada Lovelace", ITEMS, CARD)
 OUTAGE = Simulation(inventory_recovers_after=None)
-
+# The steps of an order. A new step is named here, and in no other test.
+DELIVERED = ["process_payment", "reserve_inventory", "deliver_order"]
+UNDELIVERED = ["process_payment", "reserve_inventory"]
 
 FOLDER = TemporaryDirectory()
 EXECUTOR = ThreadPoolExecutor(10)
@@ -59,7 +63,24 @@ def services() -> ShopServices:
 
 def create_worker(client: Client, task_queue: str) -> Worker:
     """The sample's worker."""
-    return worker.create_worker(client, task_queue, services())
+    created = worker.create_worker(client, task_queue, services())
+    # Temporal would retry an activity for ever that the worker does not have.
+    lacking = activities().keys() - {each.__name__ for each in created.config()["activities"]}
+    assert not lacking, f"worker.py lacks {lacking}"
+    return created
+
+
+def activities() -> dict[str, Callable[..., Any]]:
+    """The sample's activities by name."""
+    steps = OrderActivities(services())
+    return {name: getattr(steps, name) for name in vars(OrderActivities) if name[0] != "_"}
+
+
+@activity.defn(dynamic=True)
+async def any_other_activity(_: Sequence[RawValue]) -> None:
+    """Fail the order at once, for a worker that lacks the activity."""
+    name = activity.info().activity_type
+    raise ApplicationError(f"the worker lacks {name}", non_retryable=True)
 
 
 def worker_with(
@@ -70,16 +91,11 @@ def worker_with(
     **own: Callable[..., Any],
 ) -> Worker:
     """A worker with activities of the test's own, by name, and the sample's for the others."""
-    steps = OrderActivities(services())
-    named = {
-        step.__name__: step
-        for step in (steps.process_payment, steps.reserve_inventory, steps.deliver_order)
-    }
     return Worker(
         client,
         task_queue=task_queue,
         workflows=[workflow],
-        activities=list((named | own).values()),
+        activities=[*(activities() | own).values(), any_other_activity],
         activity_executor=EXECUTOR,
         interceptors=[SignalGuard()],
         workflow_runner=runner or SandboxedWorkflowRunner(),

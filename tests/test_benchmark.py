@@ -29,6 +29,9 @@ async def test_the_benchmark_compares_orders_with_the_floor(
         if row["approved"] == "when asked":
             # Any more or fewer, and the two no longer do the same work.
             assert row["ratios"]["history_events"] == pytest.approx(1, abs=0.15)
-    assert {"orders/s, ours", "latency, ours", "orders/s, floor", "latency, floor"} <= set(
-        ElementTree.fromstring(benchmark.draw(rows)).itertext()
-    )
+    picture = ElementTree.fromstring(benchmark.draw(rows))
+    titles = ["orders a second", "median latency, seconds"]
+    for title, panel in zip(titles, picture, strict=True):
+        assert {title, "orders in flight", "1", "50", "300", "0", "ours", "floor"} <= set(
+            panel.itertext()
+        )

@@ -2,9 +2,11 @@
 
 import re
 import signal
+import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import indent
 from typing import Self
 
 import psutil
@@ -133,17 +135,51 @@ def test_an_output_that_differs_from_the_readme_is_an_error(
     assert re.search("\ninvalid-payment +not seen ", demo.output)
 
 
-def test_the_readme_starts_and_stops_a_worker_as_the_specification_does(shop: Shop) -> None:
-    commands = re.findall("(?ms)^```bash\n(.+?)^```", README.read_text().split("## The scen")[0])
-    [start] = [block for block in commands if "worker.py &" in block]
-    [stop] = [block for block in commands if "rm -f worker.pid" in block]
+def test_a_server_that_does_not_start_tells_why(tmp_path: Path) -> None:
+    port = free_port()
+    with (
+        socket.create_server(("localhost", port + 1000)),
+        Demo(tmp_path, address=f"localhost:{port}") as demo,
+    ):
+        assert demo.wait() == 1
+
+    assert f"can't set frontend port {port}" in demo.output or "in use" in demo.output
+    assert f"error: no Temporal server at localhost:{port}: " in demo.output.splitlines()[-1]
+
+
+def test_the_readme_shows_the_workflow_word_for_word() -> None:
+    [shown] = re.findall("(?ms)^```python\n(.+?)^```", README.read_text())
+
+    assert indent(shown, " " * 8) in (SCRIPTS / "workflow.py").read_text()
+
+
+SPECIFICATION = """\
+temporal operator namespace describe default >/dev/null 2>&1 || temporal server start-dev
+cd order_fulfillment
+uv run worker.py &
+while [ ! -s worker.pid ]; do sleep 0.1; done
+cat worker.pid
+order=$(uv run starter.py "Ada Lovelace")
+uv run signals.py approve $order --note "Cleared by fraud team"
+uv run signals.py status $order
+uv run signals.py approval-message $order
+kill "$(cat worker.pid)"; wait "$(cat worker.pid)" 2>/dev/null || true
+rm -f worker.pid
+"""
+
+
+def test_the_commands_of_the_specification_work(shop: Shop) -> None:
     shop = shop.with_copy(shop.folder).with_environment(
         UV_PROJECT=str(SCRIPTS.parent), UV_NO_SYNC="1"
     )
 
-    ended = shop.bash(f"{start}while [ ! -s worker.pid ]; do sleep 0.1; done\n{stop}")
+    ended = shop.bash(SPECIFICATION)
 
     assert ended.returncode == 0, ended.stderr
+    process_id, *printed = ended.stdout.splitlines()
+    assert process_id.isdecimal()
+    assert printed[0] == printed[2] == "approved: Cleared by fraud team"
+    assert printed[1] in OrderStatus
     assert " is polling " in ended.stderr
     assert not (shop.scripts / "worker.pid").exists()
 

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 from temporalio import activity
-from temporalio.client import Client
+from temporalio.client import Client, WorkflowFailureError
 from temporalio.workflow import NondeterminismError
 
 from order_fulfillment.shared import OrderStatus
@@ -50,6 +50,18 @@ async def test_with_the_patch_older_orders_go_on(tmp_path: Path, path: Path) -> 
     workflow = workflow_with_reminder(tmp_path, patched=True)
 
     await replay(recorded(path), workflow)
+
+
+async def test_a_worker_that_lacks_an_activity_fails_its_orders_at_once(
+    tmp_path: Path, time_skipping_server: Client
+) -> None:
+    workflow = workflow_with_reminder(tmp_path, patched=True)
+    async with worker_with(time_skipping_server, "lacking", workflow):
+        order = await place(time_skipping_server, "lacking")
+        with pytest.raises(WorkflowFailureError) as failed:
+            await order.result()
+
+    assert "the worker lacks notify_approver" in str(failed.value.cause.__cause__)
 
 
 async def test_the_approver_is_reminded_at_half_time(

@@ -5,11 +5,13 @@ import importlib
 import json
 import re
 import socket
+import sqlite3
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from datetime import timedelta
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
@@ -19,18 +21,30 @@ from uuid import uuid4
 import httpx
 import pytest
 from starlette.testclient import TestClient
-from temporalio.client import Client
+from temporalio.api.enums.v1 import PendingActivityState
+from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from order_fulfillment import orders
-from order_fulfillment.shared import PaymentRequest
+from order_fulfillment.shared import ApprovalDecision, OrderStatus, PaymentRequest
+from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import SCRIPTS, Shop, copy_of_the_scripts
-from tests.history import CARD, attempts, place, worker_with
+from tests.history import (
+    CARD,
+    OrderHandle,
+    attempts,
+    place,
+    steps,
+    until,
+    until_status,
+    worker_with,
+)
 from tests.script import wait_until
 
 ROOT = SCRIPTS.parent
 PAYMENT = PaymentRequest("run-1/payment", 47_00, CARD, 60)
+STARTED = PendingActivityState.PENDING_ACTIVITY_STATE_STARTED
 SECTIONS = re.split("^## ", (ROOT / "docs/make-it-yours.md").read_text(), flags=re.MULTILINE)
 
 
@@ -139,25 +153,91 @@ async def test_a_provider_with_a_bad_day_charges_once(
     assert result.payment_authorization == f"auth-{key[-9:]}"
 
 
-def test_a_step_and_a_field_are_added_as_shown(shop: Shop) -> None:
+def copy_of_the_sample(shop: Shop) -> Shop:
+    """The shop, run by a copy of the sample with its tests, which patches may change."""
     copy = shop.with_copy(shop.folder)
     copy_of_the_scripts(shop.folder, ROOT / "tests")
     for file in ("pyproject.toml", "README.md"):
         (shop.folder / file).write_text((ROOT / file).read_text())
-    [fraud_check], [field] = listings("A fraud check", "diff"), listings("Another field", "diff")
-    (shop.folder / "fraud.patch").write_text(fraud_check + field)
-    [commands] = listings("A fraud check", "bash")
+    return copy
 
+
+def type_commands(copy: Shop, commands: str) -> str:
+    """Type the commands of a section in a copy of the sample, and return their output."""
     done = copy.with_environment(
         UV_PROJECT_ENVIRONMENT=sys.prefix, UV_NO_SYNC="1", PYTEST_ADDOPTS="-n 0"
-    ).bash(f"set -e\n{commands}")
-
+    ).bash(f"cd {copy.scripts}\nset -e\n{commands}")
     assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def give_back(copy: Shop) -> None:
+    """Let orders that end early give back money and goods; without a run of the replay tests."""
+    [patch], [commands] = listings("Given back", "diff"), listings("Given back", "bash")
+    (copy.folder / "give-back.patch").write_text(patch)
+    type_commands(copy, commands.partition("uv run pytest")[0])
+
+
+def test_steps_and_a_field_are_added_as_shown(shop: Shop) -> None:
+    copy = copy_of_the_sample(shop)
+    give_back(copy)
+    [fraud_check], [field] = listings("A fraud check", "diff"), listings("Another field", "diff")
+    (copy.folder / "fraud.patch").write_text(fraud_check + field)
+    [commands] = listings("A fraud check", "bash")
+
+    tested = type_commands(copy, commands)
+
     recorded = len(list((ROOT / "tests/histories").glob("*.json"))) + 1
-    assert f" {recorded + 1} passed" in done.stdout
+    assert f" {recorded + 1} passed" in tested
     (shop.folder / "gifts.jsonl").write_text('{"gift_message": "Happy birthday!"}')
     started = copy.run("starter.py", "--file", "gifts.jsonl")
     assert started.stderr.endswith("1 started, 0 existed already, 0 invalid\n")
+
+
+async def test_an_order_that_ends_early_gives_back_money_and_goods(
+    shop: Shop, dev_server: Client
+) -> None:
+    with shop.worker():  # The code before the change.
+        rejected = await place(dev_server, shop.task_queue)
+        await until_status(rejected, OrderStatus.AWAITING_APPROVAL)
+    copy = copy_of_the_sample(shop)
+    give_back(copy)
+    for step, seconds in (
+        ("reference = self._services.hold(", 2),
+        ("self._services.give_back(", 1),
+    ):
+        slow_step = f"__import__('time').sleep({seconds}); {step}"
+        copy = copy.with_change("activities.py", step, slow_step)
+
+    async def until_busy(order: OrderHandle, step: str) -> None:
+        async def busy() -> bool:
+            tasks = (await order.describe()).raw_description.pending_activities
+            return [task.activity_type.name for task in tasks if task.state == STARTED] == [step]
+
+        await until(busy, step)
+
+    with copy.worker():
+        canceled = await place(dev_server, shop.task_queue)
+        expired = await place(dev_server, shop.task_queue, approval_timeout=0.1)
+        await rejected.signal(OrderWorkflow.approve_order, ApprovalDecision(approved=False))
+        await until_busy(canceled, "reserve_inventory")
+        await canceled.cancel()
+        await until_busy(expired, "give_back")
+        await expired.cancel()
+
+        assert (await rejected.result()).status == OrderStatus.REJECTED
+        assert (await expired.result()).status == OrderStatus.EXPIRED
+        with pytest.raises(WorkflowFailureError):
+            await canceled.result()
+        assert await steps(canceled) == ["process_payment", "reserve_inventory", "give_back"]
+        late = f"{canceled.id}: reserve_inventory failed: LapsedError: "
+        wait_until(lambda: late in copy.log, "the late reservation to be refused")
+
+    with closing(sqlite3.connect(shop.books)) as books:
+        for table, number in (("authorizations", 3), ("holds", 4)):
+            lapses = books.execute(f"SELECT lapses_at FROM {table}").fetchall()
+            assert len(lapses) == number
+            assert max(lapses)[0] < str(datetime.now(UTC))
 
 
 async def test_two_people_decide_on_the_web_page(

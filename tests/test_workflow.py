@@ -3,21 +3,25 @@
 What depends on how events reach the workflow together is tested on the real server.
 """
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from temporalio import activity
 from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 
-from order_fulfillment.shared import ApprovalDecision, OrderStatus
+from order_fulfillment.shared import ApprovalDecision, OrderStatus, ReservationRequest
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop
 from tests.history import (
+    DELIVERED,
     EXPIRED_CARD,
     OUTAGE,
+    UNDELIVERED,
     OrderHandle,
     SlowDelivery,
     attempts,
@@ -28,6 +32,7 @@ from tests.history import (
     steps,
     until_event,
     until_status,
+    worker_with,
 )
 from tests.record_histories import MALFORMED
 
@@ -68,7 +73,7 @@ async def test_an_approved_order_is_delivered(
         assert result.inventory_reservation.startswith("hold-")
         assert result.tracking_number is not None
         assert result.tracking_number.startswith("track-")
-        assert await steps(order) == ["process_payment", "reserve_inventory", "deliver_order"]
+        assert await steps(order) == DELIVERED
         for step in await details(order, "ACTIVITY_TASK_SCHEDULED"):
             # No number of dead workers can fail an order.
             assert step.start_to_close_timeout.ToTimedelta() <= timedelta(seconds=5)
@@ -88,7 +93,7 @@ async def test_an_order_nobody_decides_about_expires(
         assert timer.start_to_fire_timeout.ToTimedelta() == timedelta(seconds=seconds)
         assert result.status == OrderStatus.EXPIRED
         assert result.tracking_number is None
-        assert await steps(order) == ["process_payment", "reserve_inventory"]
+        assert await steps(order) == UNDELIVERED
         assert await order.query(OrderWorkflow.approval_message) is None
 
 
@@ -197,7 +202,7 @@ async def test_canceled_before_its_approval_an_order_closes_undelivered(
 
         assert isinstance(await failure_of(order), CancelledError)
         assert "WORKFLOW_EXECUTION_CANCELED" in await events(order)
-        assert await steps(order) == ["process_payment", "reserve_inventory"]
+        assert await steps(order) == UNDELIVERED
         assert await order.query(OrderWorkflow.status) == OrderStatus.CANCELED
 
 
@@ -242,6 +247,33 @@ async def test_approved_and_canceled_at_once_an_order_closes_undelivered(
     # The next worker takes back the delivery in the replay, too.
     async with create_worker(dev_server, task_queue):
         assert await order.query(OrderWorkflow.status) == OrderStatus.CANCELED
+
+
+async def test_a_cancel_request_that_comes_with_the_result_of_a_step_cancels_the_order(
+    dev_server: Client, task_queue: str
+) -> None:
+    token: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+
+    @activity.defn(name="reserve_inventory")
+    async def reserve_later(request: ReservationRequest) -> str:
+        token.set_result(activity.info().task_token)
+        activity.raise_complete_async()
+
+    order = await place(dev_server, task_queue)
+    await order.signal(OrderWorkflow.approve_order, APPROVED)
+    async with worker_with(dev_server, task_queue, reserve_inventory=reserve_later):
+        step = dev_server.get_async_activity_handle(task_token=await token)
+    # No worker runs, so both reach the order in one workflow task. There the SDK raises the cancel
+    # request in spite of the result: its flag RAISE_ON_CANCELLING_COMPLETED_ACTIVITY.
+    await step.complete("hold-later")
+    await order.cancel()
+
+    async with create_worker(dev_server, task_queue):
+        assert isinstance(await failure_of(order), CancelledError)
+        assert await steps(order) == UNDELIVERED
+        happened = await events(order)
+        completed = happened.index("WORKFLOW_EXECUTION_CANCEL_REQUESTED") - 1
+        assert happened[completed - 1 : completed + 1].count("ACTIVITY_TASK_COMPLETED") == 1
 
 
 async def test_the_web_ui_can_tell_the_story_in_words(dev_server: Client, task_queue: str) -> None:
