@@ -199,6 +199,11 @@ class ShopServices:
             books.execute("INSERT INTO shipments VALUES (?, ?)", (key, tracking_number))
             return tracking_number
 
+    def close(self) -> None:
+        """Close the books. When no other worker has them open, the file alone is all of them."""
+        with self._lock:
+            self._books.close()
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """All of it or nothing, and on disk at the end."""

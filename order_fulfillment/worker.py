@@ -70,7 +70,8 @@ async def work(
     """Serve orders until SIGTERM, Ctrl-C or a closed terminal; return the exit code."""
     client = await connect(set_up_telemetry(metrics_address))
     queue = os.environ.get("TEMPORAL_TASK_QUEUE") or TASK_QUEUE
-    worker = create_worker(client, queue, ShopServices(shop_db), build_id)
+    services = ShopServices(shop_db)
+    worker = create_worker(client, queue, services, build_id)
     async with hold_pid_file(pid_file):
         loop, stop = asyncio.get_running_loop(), asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -87,6 +88,8 @@ async def work(
         except TimeoutError:
             logger.error("Stopped with work unfinished; Temporal gives it to the next worker")
             return 1
+        finally:
+            services.close()
     return 0
 
 

@@ -13,11 +13,12 @@ from temporalio.exceptions import ActivityError, ApplicationError
 from temporalio.worker import Worker
 
 from order_fulfillment.services import INITIAL_STOCK, ShopServices
-from order_fulfillment.shared import ApprovalDecision, OrderItem
+from order_fulfillment.shared import ApprovalDecision, OrderItem, OrderStatus
 from order_fulfillment.worker import create_worker
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop
-from tests.history import ORDER, OrderHandle, place, until
+from tests.history import ORDER, OrderHandle, place, until, until_status
+from tests.page import type_command
 
 APPROVED, REJECTED = ApprovalDecision(True), ApprovalDecision(False)
 # There are ten of them.
@@ -125,6 +126,50 @@ async def test_books_that_are_locked_for_a_while_cost_attempts_but_no_order(
 
         assert await outcome(order) == "FULFILLED"
     assert rows_by_order(shop) == {order.id: ["auth", "hold", "track"]}
+
+
+async def test_the_file_alone_is_whole_when_its_worker_has_stopped(
+    shop: Shop, dev_server: Client
+) -> None:
+    with shop.worker():
+        order = await place(dev_server, shop.task_queue)
+        await order.signal(OrderWorkflow.approve_order, APPROVED)
+        await order.result()
+
+    assert list(shop.folder.glob("shop.db*")) == [shop.books]
+    assert rows_by_order(shop) == {order.id: ["auth", "hold", "track"]}
+
+
+async def test_a_backup_under_load_is_whole_and_a_shop_goes_on_from_it(
+    shop: Shop, dev_server: Client
+) -> None:
+    tables = ("authorizations", "holds", "shipments", "stock")
+    with shop.worker() as worker:
+        waiting = await place(dev_server, shop.task_queue, approval_timeout=600)
+        await until_status(waiting, OrderStatus.AWAITING_APPROVAL)
+        small = [
+            await place(dev_server, shop.task_queue, approval_above_cents=500_00) for _ in range(40)
+        ]
+        await small[0].result()
+
+        type_command(shop, "VACUUM INTO")
+
+        with closing(sqlite3.connect(shop.folder / "backup.db")) as backup:
+            saved = [backup.execute(f"SELECT * FROM {table}").fetchall() for table in tables]
+            [[paid]] = backup.execute("SELECT count(captured_at) FROM authorizations")
+        assert 0 < paid == len(saved[2]) < 40
+        late = await place(dev_server, shop.task_queue, approval_timeout=600)
+        await until_status(late, OrderStatus.AWAITING_APPROVAL)
+        assert {await outcome(order) for order in small} == {"FULFILLED"}
+        worker.kill()  # It leaves its -wal file, which is newer than the backup.
+
+    type_command(shop, "cp backup.db")
+
+    with shop.worker():
+        assert [query(shop, f"SELECT * FROM {table}") for table in tables] == saved
+        for order in (waiting, late):
+            await order.signal(OrderWorkflow.approve_order, APPROVED)
+        assert [await outcome(order) for order in (waiting, late)] == ["FULFILLED", "LapsedError"]
 
 
 @pytest.mark.parametrize(

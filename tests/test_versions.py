@@ -18,6 +18,7 @@ from order_fulfillment.shared import ApprovalDecision, OrderItem, OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop
 from tests.history import OrderHandle, details, events, place, until
+from tests.page import type_command
 
 APPROVED = ApprovalDecision(approved=True)
 NUMBER = 20
@@ -76,9 +77,9 @@ async def until_waiting(order: OrderHandle) -> None:
     await until(waits, "the order to wait")
 
 
-async def waiting(client: Client, shop: Shop) -> list[OrderHandle]:
+async def waiting(client: Client, shop: Shop, number: int = NUMBER) -> list[OrderHandle]:
     """Orders that wait for a decision."""
-    placed = [await place(client, shop.task_queue, approval_timeout=600) for _ in range(NUMBER)]
+    placed = [await place(client, shop.task_queue, approval_timeout=600) for _ in range(number)]
     for order in placed:
         await until_waiting(order)
     return placed
@@ -161,3 +162,68 @@ async def test_an_order_that_is_stuck_is_moved_to_the_version_with_the_fix(
     with closing(sqlite3.connect(shop.books)) as books:
         paid = "SELECT count(*) FROM authorizations WHERE captured_at IS NOT NULL"
         assert books.execute(paid).fetchall() == [(1,)]
+
+
+def another_wait(shop: Shop) -> Shop:
+    """The shop with a pause more before the wait: a timer, which a replay takes for any other."""
+    return shop.with_change("workflow.py", WAIT, f"        await workflow.sleep(0.5)\n{WAIT}")
+
+
+async def test_orders_that_rest_when_versions_begin_are_found_and_end_on_the_first(
+    shop: Shop, dev_server: Client
+) -> None:
+    async def none_without_version() -> bool:
+        count = await asyncio.to_thread(type_command, shop, "count", "Version IS NULL")
+        return count == "Total: 0\n"
+
+    with shop.worker("--build-id", "v1", "--pid-file", "v1.pid"):
+        with shop.worker():
+            resting = await waiting(dev_server, shop, 3)
+            await make_current(dev_server, shop, "v1")
+        type_command(shop, "update-options", "Version IS NULL")
+        await until(none_without_version, "all orders to have a version")
+        with another_wait(shop).worker("--build-id", "v2", "--pid-file", "v2.pid"):
+            await make_current(dev_server, shop, "v2")
+            for order in resting:
+                await order.signal(OrderWorkflow.approve_order, APPROVED)
+                assert (await order.result()).status == OrderStatus.FULFILLED
+                assert "v2" not in await versions(order)
+
+
+async def test_an_order_that_hangs_on_a_wrong_version_is_found_and_reset(
+    shop: Shop, dev_server: Client
+) -> None:
+    with shop.worker("--build-id", "v1", "--pid-file", "v1.pid"):
+        await make_current(dev_server, shop, "v1")
+        order, _ = await waiting(dev_server, shop, 2)
+        with another_wait(shop).worker("--build-id", "v2", "--pid-file", "v2.pid"):
+            await make_current(dev_server, shop, "v2")
+            type_command(shop, "update-options", "--workflow-id", order_id=order.id)
+            await order.signal(OrderWorkflow.approve_order, APPROVED)
+            await until_waiting(order)
+
+            # It took the timer of its wait for the pause: no step, no error.
+            hanging = type_command(shop, "uv run signals.py pending")
+            assert hanging == f"{order.id}\t{OrderStatus.RESERVING_INVENTORY}\n"
+            assert "WORKFLOW_TASK_FAILED" not in await events(order)
+
+            type_command(shop, "reset --workflow-id", order_id=order.id)
+            again = dev_server.get_workflow_handle_for(OrderWorkflow.run, order.id)
+            assert (await again.result()).status == OrderStatus.FULFILLED
+    with closing(sqlite3.connect(shop.books)) as books:
+        # The order's payment, reservation and delivery; the other one's payment and reservation.
+        assert books.execute("SELECT count(*) FROM ledger").fetchall() == [(5,)]
+
+
+async def test_orders_whose_version_has_no_worker_go_back_to_workers_without_a_version(
+    shop: Shop, dev_server: Client
+) -> None:
+    with shop.worker():
+        with shop.worker("--build-id", "v1", "--pid-file", "v1.pid"):
+            await make_current(dev_server, shop, "v1")
+        order = await place(dev_server, shop.task_queue)
+
+        type_command(shop, "set-current-version", "--unversioned")
+
+        await until_waiting(order)
+        assert await versions(order) == {""}
