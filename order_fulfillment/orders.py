@@ -225,6 +225,8 @@ async def _obstacle(order: WorkflowExecutionDescription, handle: OrderHandle) ->
                 reason = _in_words(event.workflow_task_failed_event_attributes.failure)
                 failed = f"{order.id!r} failed at {event.event_time.ToDatetime():%H:%M:%S} UTC"
                 problem = f"{WORKFLOW_TASK} {failed}: {reason}; {GOES_ON}"
+                if "argument" in reason:
+                    problem += "; if its input is wrong, terminate it and start it anew"
             elif event.HasField("workflow_task_completed_event_attributes"):
                 problem = ""
     # The history has the first failure only, and the server waits longer after each one.
