@@ -123,7 +123,7 @@ class Shell:
             async for data in process.stdout:
                 line = printable(data.decode(errors="replace").rstrip("\n").expandtabs())
                 if line in commands.splitlines():
-                    waiting.update(f"waiting for: {line}")
+                    waiting.update(Text(f"waiting for: {line}"))
                     console.print(f"$ {line}", style="cyan")
                     continue
                 output.append(line)
