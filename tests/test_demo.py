@@ -194,15 +194,20 @@ def test_a_demo_that_pauses_waits_for_enter(dev_server: Client, tmp_path: Path) 
         def shown() -> str:
             return Path(screen.name).read_text()
 
-        wait_until(lambda: shown().count("Enter plays it.") == 1, "a pause")
-        assert "3. Invalid payment" in shown()
-        assert "$ uv run starter.py" not in shown()
-        person.stdin.write(b"\n")
-        wait_until(lambda: shown().count("Enter plays it.") == 2, "another pause")
-        assert re.search(r"Notice: this error .*/order-.*4\. Human in the loop", shown(), re.DOTALL)
-        person.stdin.write(b"\x03")  # Ctrl-C.
-        assert person.wait(20) == 130
-        assert "interrupted: " in shown()
+        try:
+            wait_until(lambda: shown().count("Enter plays it.") == 1, "a pause")
+            assert "3. Invalid payment" in shown()
+            assert "$ uv run starter.py" not in shown()
+            person.stdin.write(b"\n")
+            wait_until(lambda: shown().count("Enter plays it.") == 2, "another pause")
+            assert re.search(
+                r"Notice: this error .*/order-.*4\. Human in the loop", shown(), re.DOTALL
+            )
+            person.stdin.write(b"\x03")  # Ctrl-C.
+            assert person.wait(20) == 130
+            assert "interrupted: " in shown()
+        finally:
+            person.kill()  # A demo whose terminal is closed cleans up.
 
 
 def test_an_output_that_differs_from_the_readme_is_an_error(
