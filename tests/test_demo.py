@@ -110,7 +110,7 @@ async def test_an_interrupted_demo_leaves_a_running_server_as_it_was(
         address=address_of(dev_server),
         TEMPORAL_TASK_QUEUE=open_shop.task_queue,
     ) as demo:
-        demo.until_prints("uv run worker.py\n\n")
+        wait_until(lambda: "uv run worker.py\n\n" in demo.output, "three orders", seconds=60)
 
         [key] = re.findall(r"TEMPORAL_TASK_QUEUE=demo-(\S+)", demo.output)
         waits, retried, stuck = (
