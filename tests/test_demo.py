@@ -103,7 +103,7 @@ def whole_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 async def test_an_interrupted_demo_leaves_a_running_server_as_it_was(
     open_shop: Shop, dev_server: Client, tmp_path: Path
 ) -> None:
-    mine = await place(dev_server, open_shop.task_queue)
+    mine = await place(dev_server, open_shop.task_queue, approval_timeout=600)
     with Demo(
         tmp_path,
         *("--scenario", "invalid-payment", "--keep"),
