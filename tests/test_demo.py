@@ -1,19 +1,24 @@
 """The demo plays README's scenarios: all of them, some, on another server, and interrupted."""
 
+import asyncio
+import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from textwrap import indent
 from typing import Self
 
+import httpx
 import psutil
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus
 
 from order_fulfillment.shared import OrderStatus
+from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import (
     SCRIPTS,
     Shop,
@@ -26,10 +31,18 @@ from tests.history import place, until_status
 from tests.script import Script, wait_until
 
 README = SCRIPTS.parent / "README.md"
-SCENARIOS = [
-    *("happy-path", "api-downtime", "invalid-payment", "human-in-the-loop", "auto-expiry"),
-    *("workflow-bug", "invalid-orders", "worker-crash"),
-]
+# With the uv that runs the tests.
+PATH = f"{Path(os.environ['UV']).parent}:{os.environ['PATH']}"
+OUTCOMES = {
+    "1. Happy path": "FULFILLED",
+    "2. API downtime": "FAILED",
+    "3. Invalid payment": "FAILED",
+    "4. Human in the loop": "REJECTED",
+    "5. Auto-expiry": "EXPIRED",
+    "6. Workflow bug": "FULFILLED",
+    "7. Invalid orders": "FULFILLED",
+    "8. Worker crash": "FULFILLED",
+}
 
 
 class Demo(Script):
@@ -82,17 +95,38 @@ def whole_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
 async def test_an_interrupted_demo_leaves_a_running_server_as_it_was(
     open_shop: Shop, dev_server: Client, tmp_path: Path
 ) -> None:
-    mine = await place(dev_server, open_shop.task_queue)
+    mine = await place(dev_server, open_shop.task_queue, approval_timeout=600)
     with Demo(
         tmp_path,
         *("--scenario", "invalid-payment", "--keep"),
         address=address_of(dev_server),
         TEMPORAL_TASK_QUEUE=open_shop.task_queue,
     ) as demo:
-        demo.until_prints("until Ctrl-C")
-        [task_queue] = re.findall(r"TEMPORAL_TASK_QUEUE=(\S+)", demo.output)
-        theirs = await place(dev_server, task_queue)
-        await until_status(theirs, OrderStatus.AWAITING_APPROVAL)
+        wait_until(lambda: "uv run worker.py\n\n" in demo.output, "three orders", seconds=60)
+
+        [key] = re.findall(r"TEMPORAL_TASK_QUEUE=demo-(\S+)", demo.output)
+        waits, retried, stuck = (
+            dev_server.get_workflow_handle_for(OrderWorkflow.run, f"{state}-{key}")
+            for state in ("waits", "retried", "stuck")
+        )
+        await until_status(waits, OrderStatus.AWAITING_APPROVAL)
+        [step] = (await retried.describe()).raw_description.pending_activities
+        assert step.last_failure.application_failure_info.type == "UnknownItemError"
+        assert (await stuck.describe()).raw_description.pending_workflow_task.attempt > 1
+        # The first order fails at the expired card.
+        [link] = re.findall(r"http:/(/\S+)(/namespaces/default/workflows/order-\S+)", demo.output)
+        async with httpx.AsyncClient() as web_ui:
+            answer = (await web_ui.get(f"http:/{link[0]}/api/v1{link[1]}")).json()
+        assert answer["workflowExecutionInfo"]["status"] == "WORKFLOW_EXECUTION_STATUS_FAILED"
+
+        # As pasted into another terminal.
+        pasted = demo.output[
+            demo.output.index("export ") : demo.output.rindex("mv workflow.py.bak")
+        ]
+        environment = clean_environment() | {"PATH": PATH}
+        terminal = await asyncio.create_subprocess_shell(pasted, env=environment)
+        await terminal.wait()
+        assert (await waits.result()).status == OrderStatus.FULFILLED
 
         def ended_after_one_more(number: signal.Signals) -> bool:
             demo.send(number)
@@ -106,9 +140,43 @@ async def test_an_interrupted_demo_leaves_a_running_server_as_it_was(
         assert demo.output.splitlines()[-1].startswith("interrupted: ")
         wait_until(demo.has_left_nothing, "all to be gone", seconds=5)
 
-    assert (await theirs.describe()).status == WorkflowExecutionStatus.TERMINATED
-    assert task_queue != open_shop.task_queue
+    for theirs in retried, stuck:
+        assert (await theirs.describe()).status == WorkflowExecutionStatus.TERMINATED
     await until_status(mine, OrderStatus.AWAITING_APPROVAL)
+
+
+def test_a_demo_that_pauses_waits_for_enter(dev_server: Client, tmp_path: Path) -> None:
+    # Runs its arguments in a terminal, whose keyboard is stdin, and whose screen is stdout.
+    terminal = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]) >> 8)"
+    arguments = ["--pause", "--scenario", "3", "--scenario", "human-in-the-loop"]
+    with (tmp_path / "screen").open("w+b") as screen:
+        person = subprocess.Popen(
+            [sys.executable, "-c", terminal, sys.executable, SCRIPTS / "demo.py", *arguments],
+            env=clean_environment()
+            | {"PATH": PATH, "TERM": "xterm", "TEMPORAL_ADDRESS": address_of(dev_server)},
+            stdin=subprocess.PIPE,
+            stdout=screen,
+            bufsize=0,
+        )
+        assert person.stdin
+
+        def shown() -> str:
+            return Path(screen.name).read_text()
+
+        try:
+            wait_until(lambda: shown().count("Enter plays it.") == 1, "a pause")
+            assert "3. Invalid payment" in shown()
+            assert "$ uv run starter.py" not in shown()
+            person.stdin.write(b"\n")
+            wait_until(lambda: shown().count("Enter plays it.") == 2, "another pause")
+            assert re.search(
+                r"Notice: this error .*/order-.*4\. Human in the loop", shown(), re.DOTALL
+            )
+            person.stdin.write(b"\x03")  # Ctrl-C.
+            assert person.wait(20) == 130
+            assert "interrupted: " in shown()
+        finally:
+            person.kill()  # A demo whose terminal is closed cleans up.
 
 
 def test_an_output_that_differs_from_the_readme_is_an_error(
@@ -132,7 +200,7 @@ def test_an_output_that_differs_from_the_readme_is_an_error(
         assert demo.wait() == 1, demo.output
 
     assert "Not seen: error: order 'order-a671252a' failed at process_payment: Pay" in demo.output
-    assert re.search("\ninvalid-payment +not seen ", demo.output)
+    assert re.search("\n✗  3. Invalid payment +order-[0-9a-f]+ +FAILED", demo.output)
 
 
 def test_a_server_that_does_not_start_tells_why(tmp_path: Path) -> None:
@@ -187,9 +255,19 @@ def test_the_commands_of_the_specification_work(shop: Shop) -> None:
 def test_the_readme_shows_what_the_demo_prints(whole_demo: Demo) -> None:
     assert whole_demo.wait(100) == 0, whole_demo.output
 
-    assert re.findall(
-        r"^([a-z-]+) +(not seen|seen) +[0-9.]+ *$", whole_demo.output, re.MULTILINE
-    ) == [(name, "seen") for name in SCENARIOS]
+    row = "(?m)^✓  (.+?)  +(order-[0-9a-f]+|50 orders) +([A-Z]+) *$"
+    rows = re.findall(row, whole_demo.output)
+    assert {heading: outcome for heading, _, outcome in rows} == OUTCOMES
+    host, _, port = whole_demo.address.partition(":")
+    list = f"http://{host}:{int(port) + 1000}/namespaces/default/workflows"
+    pages = re.findall(rf"(?m)^{list}[/?](?:query=)?(\S+)$", whole_demo.output)
+    assert [page for page in pages if page.startswith("order-")] == [
+        order for _, order, _ in rows if order != "50 orders"
+    ]
+    # The introduction comes before the commands, and the notice after them.
+    assert re.search(
+        r"A web shop sends fifty orders\..*\n\$ .*\nNotice: ", whole_demo.output, re.DOTALL
+    )
     assert whole_demo.output.count("\nNotice: ") == 8
     assert "Traceback" not in whole_demo.output
     assert "\x1b" not in whole_demo.output
