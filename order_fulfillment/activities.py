@@ -18,7 +18,7 @@ from order_fulfillment.services import RefusedError, ServiceError, ShopServices
 from order_fulfillment.shared import DeliveryRequest, PaymentRequest, ReservationRequest
 
 LAST_OUTAGE_ATTEMPT = 4
-"""The attempt at which the simulated outage fails the order: 3.5 seconds after the first."""
+"""The simulated outage fails the order at this attempt, 3.5 seconds after the first."""
 
 
 class OrderActivities:
@@ -58,7 +58,7 @@ class OrderActivities:
             raise ApplicationError(
                 "the inventory service is down",
                 type="InventoryUnavailableError",
-                # Not by `maximum_attempts` of the retry policy, which counts dead workers, too.
+                # With `maximum_attempts` in the retry policy, dead workers would fail orders, too.
                 non_retryable=attempt >= LAST_OUTAGE_ATTEMPT,
             )
         quantities = request.quantities

@@ -32,7 +32,7 @@ async def decide(order: OrderHandle, decision: ApprovalDecision, report: Report)
     await orders.describe(order)  # The ID may be that of another kind of workflow.
     try:
         async with answer_within():
-            # The server keeps a signal even while no worker runs, which it does not with an update.
+            # The server keeps a signal even while no worker runs. It would not keep an update.
             await order.signal(OrderWorkflow.approve_order, decision)
         async with orders.worker_answers(order):
             # A signal has no answer. A query tells whether another decision came first.
@@ -45,7 +45,7 @@ async def decide(order: OrderHandle, decision: ApprovalDecision, report: Report)
             raise
         standing = f"closed already ({await status(order, report)})"
     else:
-        # A cancel request or a failure may come between a decision and its delivery.
+        # The order may have been canceled, or have failed, since it was approved.
         goes_well = (await orders.describe(order)).status in (RUNNING, COMPLETED)
         if first == decision and goes_well:
             return decision.message

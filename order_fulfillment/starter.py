@@ -35,7 +35,7 @@ async def start(client: Client, order_id: str, order: Order) -> orders.OrderHand
             task_queue=os.environ.get("TEMPORAL_TASK_QUEUE") or TASK_QUEUE,
             # By default Temporal would reuse the ID of an order that has ended.
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-            # The server takes at most 400 bytes; one character is at most 12 as JSON.
+            # The server takes at most 400 bytes of JSON, where a character has up to 12.
             static_summary=f"Order of {order.customer_name[:30]}",
             static_details=orders.details(order_id, order),
             memo=orders.memo(order),
@@ -59,7 +59,7 @@ async def start_one(order_id: str, order: Order, wait: bool) -> None:
 
 
 async def start_file(path: str, model: Order, wait: bool) -> int:
-    """Start the orders of a file, and return the exit code. They get missing fields from `model`."""
+    """Start the orders of a file, and return the exit code. `model` has the fields they leave out."""
     file = order_file.open_binary(path)  # First, so that a wrong path is told at once.
     client = await connect()
     started: list[orders.OrderHandle] = []

@@ -39,7 +39,7 @@ def create_worker(
         task_queue=task_queue,
         workflows=[OrderWorkflow],
         activities=[steps.process_payment, steps.reserve_inventory, steps.deliver_order],
-        # Activities that are no coroutines run in threads. The worker takes no more activities
+        # The activities are plain functions, which run in threads. The worker takes no more of them
         # than it has threads: the others would time out while they wait for one.
         activity_executor=ThreadPoolExecutor(ACTIVITY_THREADS),
         max_concurrent_activities=ACTIVITY_THREADS,
@@ -47,8 +47,8 @@ def create_worker(
         interceptors=[SignalGuard()],
         # Running activities get this time to finish when the worker is stopped.
         graceful_shutdown_timeout=timedelta(seconds=ACTIVITY_SECONDS),
-        # A task goes to the worker that has the order in its cache. If that worker is dead, another
-        # one gets it after this time. A shorter timeout would take orders from busy workers.
+        # An order's tasks go to the worker that has the order in its cache. If that one does not
+        # take a task in this time, any worker may. Busy workers need the time, too.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=5),
         # In a burst of orders, tasks would wait for the five pollers that are the default.
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),

@@ -5,8 +5,8 @@ Temporal's rules for workflow code:
   results in the order's history, and it must take the same path again. So it uses no clock, no
   randomness and no I/O.
 - What touches the outside world is an activity, which may run more than once.
-- An activity that fails for good fails the order, as would a TimeoutError or another error of
-  Temporal. Any other exception, such as a KeyError, is a bug: the order stalls until it is fixed.
+- An error of Temporal fails the order: an activity has failed for good, or a timeout is over. Any
+  other exception, such as a KeyError, is a bug. The order stalls until the code is fixed.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy, SearchAttributeKey
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 
-# To keep orders apart, the sandbox imports this file again for every order. Without this line it
-# would import these modules again, too. They keep no state, so all orders can share one copy.
+# To keep orders apart, the sandbox imports this file again for every order, and all that it imports
+# except for these modules. They keep no state, so all orders can share one copy.
 with workflow.unsafe.imports_passed_through():
     from order_fulfillment.activities import OrderActivities
     from order_fulfillment.shared import (
@@ -36,8 +36,8 @@ with workflow.unsafe.imports_passed_through():
 ORDER_STATUS = SearchAttributeKey.for_keyword("OrderStatus")
 
 # Nothing has to be undone for an order that ends early: its authorization and its reservation
-# lapse, so long after the time to decide. An order may have to wait for a fix, and other customers
-# want the goods, too.
+# lapse. Both outlast the time to decide, because an approved order may have to wait for a fix. The
+# reservation lapses sooner, because other customers want the goods.
 AUTHORIZATION_MARGIN_SECONDS = 7 * 24 * 60 * 60
 RESERVATION_MARGIN_SECONDS = 60 * 60
 
@@ -138,12 +138,12 @@ class OrderWorkflow:
         return self._decision.message if self._decision else None
 
     async def _wait_for_decision(self, order: Order) -> ApprovalDecision | None:
-        """Wait for a decision until the time is over. A small order needs nobody's."""
+        """Wait for a decision until the time is over. A small order is approved at once."""
         if self._decision is None and order.total_cents <= order.approval_above_cents:
             limit = dollars(order.approval_above_cents)
             self._decision = ApprovalDecision(True, f"not above {limit}")
-        # `orders.pending` lists the orders that have no activity and no workflow task pending: they
-        # wait here. It needs no worker, but each other wait has to be for an activity.
+        # `orders.pending` lists the orders that have no activity and no workflow task pending. So
+        # this must be the only place where the workflow waits for anything but an activity.
         with suppress(TimeoutError):
             await workflow.wait_condition(
                 lambda: self._decision is not None,
@@ -151,7 +151,7 @@ class OrderWorkflow:
                 timeout_summary="Time to decide",
             )
         # When no worker ran for a while, decision and timeout may come together. Then the decision
-        # counts, whichever of the two ended the wait.
+        # counts.
         return self._decision
 
     async def _deliver(self, key: str, authorization: str, reservation: str) -> str:
@@ -162,8 +162,8 @@ class OrderWorkflow:
         try:
             return await asyncio.shield(step)
         except asyncio.CancelledError:
-            # The approval and the cancel request came in one workflow task if the history has not
-            # grown since. Then the server has not heard of this step yet, and never will.
+            # If the history has not grown, the approval and the cancel request came in one workflow
+            # task. Then the server does not know of this step yet, and `cancel` takes it back.
             if workflow.info().get_current_history_length() == began:
                 step.cancel()
                 raise
@@ -189,8 +189,8 @@ class OrderWorkflow:
         self._status = status
         # The Web UI shows it for a running order. It adds no event to the history.
         workflow.set_current_details(f"{status.replace('_', ' ').capitalize()}.")
-        # Each update is an event. Only statuses in which an order rests are worth one. The server
-        # may not know the attribute; it does if the order was started with it.
+        # Each update costs an event, so the two short statuses have none. A server that does not
+        # know the attribute would refuse it. It knows it if the order was started with it.
         passing = status in (OrderStatus.RESERVING_INVENTORY, OrderStatus.DELIVERING)
         shown = workflow.info().typed_search_attributes.get(ORDER_STATUS)
         if shown and not passing:
