@@ -85,7 +85,8 @@ def details(order_id: str, order: Order) -> str:
 
 async def search_attributes(client: Client, order: Order, report: Report) -> TypedSearchAttributes:
     """What Temporal's lists show of an order; nothing where the server does not allow it."""
-    if not await _searchable(client, report):
+    # Shielded, since other starts of this client wait for the same answer.
+    if not await asyncio.shield(_searchable(client, report)):
         return TypedSearchAttributes.empty
     # A query finds no value with a double quote, a backslash or a tab in it.
     customer = re.sub(r'[\\"\s]+', " ", order.customer_name)[:255]
@@ -162,7 +163,7 @@ def failed_attempts(order: WorkflowExecutionDescription) -> Iterator[str]:
             failure = _in_words(step.last_failure)
             yield f"{name}, attempt {step.attempt - 1} failed: {failure}{when}"
         if step.paused:
-            yield f"{name} is paused; go on with: temporal activity unpause"
+            yield f"{name} is paused; go on with: uv run temporal activity unpause"
 
 
 async def result(order: OrderHandle, report: Report) -> OrderResult:

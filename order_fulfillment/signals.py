@@ -65,8 +65,9 @@ async def status(order: OrderHandle, report: Report) -> str:
         async with orders.worker_answers(order):
             return await order.query(OrderWorkflow.status)
     if description.status == COMPLETED:
-        return (await order.result()).status  # It needs no worker.
-    # The server closed the order without the workflow, whose own status is out of date.
+        async with answer_within():
+            return (await order.result()).status  # It needs no worker.
+    # The order failed, or was canceled, terminated or timed out.
     return description.status.name if description.status else ""
 
 

@@ -231,7 +231,7 @@ async def test_a_long_pause_before_a_retry_is_not_taken_for_a_missing_worker(
 
         paused = ("pause", "--workflow-id", order.id, "--activity-id", "2")
         assert shop.temporal("activity", *paused).returncode == 0
-        assert "is paused; go on with: temporal activity unpause" in shop.run(*asking).stderr
+        assert "is paused; go on with: uv run temporal activity unpause" in shop.run(*asking).stderr
     await order.terminate()
 
 
