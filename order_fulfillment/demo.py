@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import termios
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -45,13 +46,14 @@ uv run starter.py "Unlucky" --workflow-id stuck-KEY --approval-timeout 86400
 uv run signals.py status waits-KEY retried-KEY stuck-KEY
 """
 KEPT = """
-Until Ctrl-C one order waits, one is retried, one is stuck in a bug. Try in another terminal:
+Until Ctrl-C they stay as they are. Try in another terminal:
 
 export {variables}
 cd {folder}
 uv run signals.py status waits-{key} retried-{key} stuck-{key}
 uv run signals.py approve waits-{key}
-mv workflow.py.bak workflow.py; kill "$(cat worker.pid)"; uv run worker.py
+mv workflow.py.bak workflow.py; kill "$(cat worker.pid)"; uv run worker.py > worker.log 2>&1 &
+uv run temporal workflow reset -t LastWorkflowTask --reason fixed -w stuck-{key}
 """
 
 console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
@@ -129,10 +131,10 @@ class Shell:
                     console.print(f"$ {line}", style="cyan")
                     continue
                 output.append(line)
-                text = Text(line, "red" if re.search("^error: | failed: ", line) else "")
+                text = Text(line, "red" if re.search("^error: | failed( at .*)?: ", line) else "")
                 if console.is_terminal and line.startswith("{"):
                     text.truncate(console.width, overflow="ellipsis")
-                console.print(text)
+                console.print(text, soft_wrap=not console.is_terminal)
         return output
 
     async def connect(self) -> Client:
@@ -152,6 +154,7 @@ class Shell:
 
     async def keep(self, client: Client, web_ui: str) -> None:
         """Leave an order that waits, one that is retried, and one that is stuck, until Ctrl-C."""
+        explain("These commands leave an order that waits, one that is retried, and one in a bug.")
         await self.type(KEEP.replace("KEY", self.key))
         self.variables["TEMPORAL_ADDRESS"] = client.service_client.config.target_host
         variables = shlex.join(f"{name}={value}" for name, value in self.variables.items())
@@ -188,6 +191,16 @@ def find_web_ui(client: Client) -> str:
     return ""
 
 
+async def wait_for_enter(prompt: str) -> None:
+    """Give a person time to speak."""
+    if sys.stdin.isatty():  # An impatient Enter came before.
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)
+    console.print(prompt, style="bold", end=" ")
+    # Unlike a thread of asyncio.to_thread, this one does not hold up Ctrl-C.
+    thread = ThreadPoolExecutor(1)
+    await asyncio.get_running_loop().run_in_executor(thread, sys.stdin.readline)
+
+
 async def status(client: Client, order_id: str) -> str:
     """Where an order stands, as far as that needs no worker."""
     order = client.get_workflow_handle(order_id)
@@ -218,9 +231,7 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
                 console.print(f"\n{heading}", style="bold")
                 explain(text.partition("```")[0])
                 if pause:
-                    console.print("Enter plays it.", style="bold", end=" ")
-                    # Unlike a thread of asyncio.to_thread, this one does not hold up Ctrl-C.
-                    await loop.run_in_executor(ThreadPoolExecutor(1), sys.stdin.readline)
+                    await wait_for_enter("Enter plays it.")
                 try:
                     async with asyncio.timeout(PATIENCE_SECONDS):
                         printed = await shell.type(blocks(text, "bash"))
@@ -242,6 +253,8 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
                 table.add_row(mark, heading, Text(label, Style(link=link)), outcome, style=style)
             console.print("", table, "")
             if keep:
+                if pause:
+                    await wait_for_enter("Enter leaves three orders to look at.")
                 await shell.keep(client, web_ui)
         finally:
             with suppress(ConnectionError):
