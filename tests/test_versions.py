@@ -204,7 +204,7 @@ async def test_an_order_that_hangs_on_a_wrong_version_is_found_and_reset(
 
             # It took the timer of its wait for the pause: no step, no error.
             hanging = type_command(shop, "uv run signals.py pending")
-            assert hanging == f"{order.id}\t{OrderStatus.RESERVING_INVENTORY}\n"
+            assert hanging == f"{order.id}\tapproved\n"
             assert "WORKFLOW_TASK_FAILED" not in await events(order)
 
             type_command(shop, "reset --workflow-id", order_id=order.id)
