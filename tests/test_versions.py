@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 from contextlib import closing
+from uuid import uuid4
 
 from temporalio.api.deployment.v1 import WorkerDeploymentInfo
 from temporalio.api.enums.v1 import TaskQueueType, VersionDrainageStatus
@@ -19,6 +20,7 @@ from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop
 from tests.history import OrderHandle, details, events, place, until
 from tests.page import type_command
+from tests.script import wait_until
 
 APPROVED = ApprovalDecision(approved=True)
 NUMBER = 20
@@ -227,3 +229,30 @@ async def test_orders_whose_version_has_no_worker_go_back_to_workers_without_a_v
 
         await until_waiting(order)
         assert await versions(order) == {""}
+
+
+async def test_the_version_that_lacks_a_worker_is_named(shop: Shop, dev_server: Client) -> None:
+    with shop.worker("--build-id", "v1"):
+        await make_current(dev_server, shop, "v1")
+        order, _ = await waiting(dev_server, shop, 2)
+    with shop.worker():
+        asked = shop.run("signals.py", "status", order.id)
+
+    assert asked.returncode == 1
+    assert "no worker of version v1 answers; start one with: uv run " in asked.stderr
+    assert asked.stderr.endswith("worker.py --build-id v1\n")
+
+
+async def test_an_order_without_an_input_is_told_apart_from_a_bug(
+    open_shop: Shop, dev_server: Client
+) -> None:
+    order = await dev_server.start_workflow(
+        "OrderWorkflow", id=f"order-{uuid4()}", task_queue=open_shop.task_queue
+    )
+
+    def told() -> bool:
+        asked = open_shop.run("signals.py", "status", order.id)
+        return "if its input is wrong, terminate it and start it anew" in asked.stderr
+
+    await asyncio.to_thread(wait_until, told, "the reason")
+    await order.terminate()
