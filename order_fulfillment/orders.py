@@ -192,7 +192,7 @@ async def result(order: OrderHandle, report: Report) -> OrderResult:
             if (told_before := line.partition(";")[0]) not in told:
                 report(line)
                 told.add(told_before)
-        await asyncio.sleep(0.5)  # The pause after the first attempt is as long.
+        await asyncio.sleep(0.5)  # A longer pause would miss the first failed attempt.
     async with answer_within():
         result = await order.result()
     report(f"status: {result.status}")

@@ -8,7 +8,6 @@ import socket
 import sqlite3
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -80,7 +79,7 @@ class Provider(BaseHTTPRequestHandler):
         if answer == "hang up":
             self.connection.shutdown(socket.SHUT_RDWR)
         elif answer == "say nothing":
-            time.sleep(2)
+            self.rfile.read(1)  # Until the client gives up and closes the connection.
         elif isinstance(answer, tuple):
             status, verdict, retry_after = answer
             self.send_response(status)
