@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -66,31 +67,19 @@ def create_worker(
 
 async def work(
     pid_file: Path, shop_db: Path, metrics_address: str | None, build_id: str | None
-) -> int:
-    """Serve orders until SIGTERM, Ctrl-C or a closed terminal; return the exit code."""
+) -> None:
+    """Serve orders until SIGTERM or Ctrl-C."""
     client = await connect(set_up_telemetry(metrics_address))
-    queue = os.environ.get("TEMPORAL_TASK_QUEUE") or TASK_QUEUE
-    services = ShopServices(shop_db)
-    worker = create_worker(client, queue, services, build_id)
+    task_queue = os.environ.get("TEMPORAL_TASK_QUEUE") or TASK_QUEUE
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with hold_pid_file(pid_file):
-        loop, stop = asyncio.get_running_loop(), asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # As `nohup` does with SIGHUP.
-                loop.add_signal_handler(number, stop.set)
-        try:
-            async with asyncio.timeout(None) as deadline, worker:
+        with closing(ShopServices(shop_db)) as services:
+            async with create_worker(client, task_queue, services, build_id):
                 where = client.namespace, client.service_client.config.target_host
-                logger.info("Worker is polling %r of namespace %r at %s", queue, *where)
+                logger.info("Worker is polling %r of namespace %r at %s", task_queue, *where)
                 await stop.wait()
-                # Results get two seconds more to reach the server. If it is silent, the SDK would
-                # wait for half a minute.
-                deadline.reschedule(loop.time() + ACTIVITY_SECONDS + 2)
-        except TimeoutError:
-            logger.error("Stopped with work unfinished; Temporal gives it to the next worker")
-            return 1
-        finally:
-            services.close()
-    return 0
 
 
 def main() -> None:

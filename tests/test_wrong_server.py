@@ -1,7 +1,6 @@
 """No server, or the wrong one: one line with the cause, in time."""
 
 import re
-import signal
 import socket
 import ssl
 import time
@@ -62,20 +61,6 @@ def test_a_silent_server_is_named_in_one_line_in_time(shop: Shop, script: str, t
         assert server.first_contact
         assert time.monotonic() - server.first_contact < SECONDS
     assert f"no Temporal server at {server.address}: no answer in 3 seconds" in the_line(run)
-
-
-def test_a_worker_whose_server_falls_silent_stops_in_time(shop: Shop) -> None:
-    with (
-        proxy(shop.environment["TEMPORAL_ADDRESS"]) as server,
-        shop.with_environment(TEMPORAL_ADDRESS=server.address).worker() as worker,
-    ):
-        server.silent.set()
-        worker.send(signal.SIGTERM)
-
-        assert worker.wait(12) == 1
-        assert "Traceback" not in worker.stderr
-        assert "Stopped with work unfinished" in worker.stderr
-    assert not (shop.folder / "worker.pid").exists()
 
 
 def test_an_empty_api_key_counts_as_none(shop: Shop) -> None:
