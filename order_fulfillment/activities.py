@@ -9,7 +9,6 @@ Temporal's rules for activities:
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -29,28 +28,20 @@ class OrderActivities:
 
     @activity.defn
     def process_payment(self, request: PaymentRequest) -> str:
-        """Authorize the amount and return the authorization's reference.
-
-        Raises:
-            ApplicationError: of type PaymentValidationError, not retried, when the provider
-                refuses the card or the amount.
-        """
-        key, lapses_after = request.idempotency_key, timedelta(seconds=request.lapses_after)
+        """Authorize the amount. PaymentValidationError, a refusal, is not retried."""
         with service_errors():
             reference = self._services.authorize(
-                key, request.amount_cents, request.card, lapses_after
+                request.idempotency_key, request.amount_cents, request.card, request.lapses_after
             )
         activity.logger.info("Authorized payment %s", reference)
         return reference
 
     @activity.defn
     def reserve_inventory(self, request: ReservationRequest) -> str:
-        """Reserve the goods in the warehouse and return the reservation's reference.
+        """Reserve the goods. OutOfStockError and InvalidQuantityError are not retried.
 
-        Raises:
-            ApplicationError: of type OutOfStockError or InvalidQuantityError, not retried; of type
-                InventoryUnavailableError, during the simulated outage, retried up to
-                `LAST_OUTAGE_ATTEMPT`; of type UnknownItemError, retried until a fix is deployed.
+        UnknownItemError is retried until a fix is deployed, and InventoryUnavailableError, the
+        simulated outage, up to `LAST_OUTAGE_ATTEMPT`.
         """
         attempt = activity.info().attempt
         recovers_after = request.simulation.inventory_recovers_after
@@ -64,19 +55,18 @@ class OrderActivities:
         quantities = request.quantities
         # Scenario 7, a web shop sends SKUs that end in @@@: uncomment this, restart the worker.
         # quantities = {sku.removesuffix("@@@"): pieces for sku, pieces in quantities.items()}
-        key, lapses_after = request.idempotency_key, timedelta(seconds=request.lapses_after)
         with service_errors():
-            reference = self._services.hold(key, quantities, lapses_after)
+            reference = self._services.hold(
+                request.idempotency_key, quantities, request.lapses_after
+            )
         activity.logger.info("Reserved inventory %s", reference)
         return reference
 
     @activity.defn
     def deliver_order(self, request: DeliveryRequest) -> str:
-        """Capture the authorized payment, ship the reserved goods, return the tracking number.
+        """Capture the payment and ship the goods. LapsedError is not retried.
 
-        Raises:
-            ApplicationError: of type LapsedError, not retried, when the authorization or the
-                reservation has lapsed; then nothing was captured or shipped.
+        It says that the authorization or the reservation has lapsed. Nothing is captured or shipped.
         """
         with service_errors():
             tracking_number = self._services.deliver(
@@ -94,5 +84,6 @@ def service_errors() -> Iterator[None]:
     try:
         yield
     except ServiceError as error:
-        refused, name = isinstance(error, RefusedError), type(error).__name__
-        raise ApplicationError(str(error), type=name, non_retryable=refused) from None
+        raise ApplicationError(
+            str(error), type=type(error).__name__, non_retryable=isinstance(error, RefusedError)
+        ) from error
