@@ -17,7 +17,7 @@ from order_fulfillment.support import command_line as cli
 from order_fulfillment.support.connection import answer_within, connect
 from order_fulfillment.workflow import OrderWorkflow
 
-RUNNING, COMPLETED = WorkflowExecutionStatus.RUNNING, WorkflowExecutionStatus.COMPLETED
+LIST_SECONDS = 30  # Thousands of orders keep the server busy.
 VERBS = {
     "approve": "approve orders; the first decision about each counts",
     "reject": "reject orders; the first decision about each counts",
@@ -45,14 +45,9 @@ async def decide(order: OrderHandle, decision: ApprovalDecision, report: Report)
             raise
         standing = f"closed already ({await status(order, report)})"
     else:
-        # The order may have been canceled, or have failed, since it was approved.
-        goes_well = (await orders.describe(order)).status in (RUNNING, COMPLETED)
-        if first == decision and goes_well:
+        if first == decision:
             return decision.message
-        if first and first != decision:
-            standing = f"{first.message} (by {first.by or 'somebody'})"
-        else:
-            standing = await status(order, report)
+        standing = f"{first.message} (by {first.by or 'somebody'})" if first else "undecided"
     raise OrderError(f"the decision changes nothing: order {order.id!r} is {standing}")
 
 
@@ -61,10 +56,10 @@ async def status(order: OrderHandle, report: Report) -> str:
     description = await orders.describe(order)
     for failed in orders.failed_attempts(description):
         report(failed)
-    if description.status == RUNNING:
+    if description.status == WorkflowExecutionStatus.RUNNING:
         async with orders.worker_answers(order):
             return await order.query(OrderWorkflow.status)
-    if description.status == COMPLETED:
+    if description.status == WorkflowExecutionStatus.COMPLETED:
         async with answer_within():
             return (await order.result()).status  # It needs no worker.
     # The order failed, or was canceled, terminated or timed out.
@@ -109,16 +104,23 @@ async def answer_all(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-async def list_pending(limit: int) -> None:
-    """Print the orders that wait for a decision, a line each."""
-    listed = 0
+async def list_pending(limit: int) -> int:
+    """Print the orders that wait for a decision, oldest first, and return the exit code."""
+    client = await connect()
+    if not await orders.searchable(client, cli.print_message):
+        return 1
     task_queue = os.environ.get("TEMPORAL_TASK_QUEUE") or TASK_QUEUE
-    async for order in orders.pending(await connect(), task_queue):
-        if listed == limit:
-            cli.print_message(f"more than {limit} orders wait; see them with --limit")
-            break
-        listed += 1
-        cli.print_result(*order)
+    waiting = "ExecutionStatus = 'Running' AND OrderStatus = 'AWAITING_APPROVAL'"
+    async with answer_within(LIST_SECONDS):
+        listed = client.list_workflows(f"TaskQueue = '{task_queue}' AND {waiting}")
+        oldest_first = sorted([each async for each in listed], key=lambda each: each.start_time)
+    for order in oldest_first[:limit]:
+        memo = await order.memo()
+        started = f"{order.start_time:%Y-%m-%dT%H:%M:%SZ}"
+        cli.print_result(order.id, memo.get("customer", "?"), memo.get("total", "?"), started)
+    if len(oldest_first) > limit:
+        cli.print_message(f"{len(oldest_first)} orders wait; see them with --limit")
+    return 0
 
 
 def text(argument: str) -> str:

@@ -25,7 +25,9 @@ from order_fulfillment.workflow import OrderWorkflow
 START_SECONDS = 10  # Many orders at once keep the server busy.
 
 
-async def start(client: Client, order_id: str, order: Order) -> orders.OrderHandle:
+async def start(
+    client: Client, order_id: str, order: Order, searchable: bool
+) -> orders.OrderHandle:
     """Start the workflow of an order, and return a handle that follows it."""
     async with answer_within(START_SECONDS):
         await client.start_workflow(
@@ -35,11 +37,9 @@ async def start(client: Client, order_id: str, order: Order) -> orders.OrderHand
             task_queue=os.environ.get("TEMPORAL_TASK_QUEUE") or TASK_QUEUE,
             # By default Temporal would reuse the ID of an order that has ended.
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-            # The server takes at most 400 bytes of JSON, where a character has up to 12.
-            static_summary=f"Order of {order.customer_name[:30]}",
             static_details=orders.details(order_id, order),
             memo=orders.memo(order),
-            search_attributes=await orders.search_attributes(client, order, cli.print_message),
+            search_attributes=orders.search_attributes(order) if searchable else None,
         )
     # A handle by ID follows the order through `temporal workflow reset`, which starts a new run.
     # The handle that start_workflow returns stays with the first run.
@@ -48,7 +48,9 @@ async def start(client: Client, order_id: str, order: Order) -> orders.OrderHand
 
 async def start_one(order_id: str, order: Order, wait: bool) -> None:
     """Start an order, and print its ID and perhaps its result."""
-    handle = await start(await connect(), order_id, order)
+    client = await connect()
+    searchable = await orders.searchable(client, cli.print_message)
+    handle = await start(client, order_id, order, searchable)
     cli.print_result(order_id)
     if wait:
         result = await orders.result(handle, report=cli.print_message)
@@ -62,19 +64,19 @@ async def start_file(path: str, model: Order, wait: bool) -> int:
     """Start the orders of a file, and return the exit code. `model` has the fields they leave out."""
     file = order_file.open_binary(path)  # First, so that a wrong path is told at once.
     client = await connect()
+    searchable = await orders.searchable(client, cli.print_message)
     started: list[orders.OrderHandle] = []
-    failed: list[str] = []
+    reported = set[str]()
+    ended = Counter[str]()
     counts = Counter({"started": 0, "existed already": 0, "invalid": 0})
-    other_prices = 0
 
     async def start_next(entry: tuple[str, object]) -> None:
-        nonlocal other_prices
         place, element = entry
         try:
             order_id, order = order_file.parse(element, model)
             # Longer than that of a single order, since a file may have many of them.
             order_id = order_id or f"order-{token_hex(8)}"
-            started.append(await start(client, order_id, order))
+            started.append(await start(client, order_id, order, searchable))
         except WorkflowAlreadyStartedError:  # An earlier run has started it from the same file.
             counts["existed already"] += 1
         except (TimeoutError, asyncio.CancelledError):  # The answer is lost, perhaps not the start.
@@ -87,28 +89,31 @@ async def start_file(path: str, model: Order, wait: bool) -> int:
             cli.print_message(f"{place}: {error}")
         else:
             counts["started"] += 1
-            listed = [(CATALOGUE.get(each.sku), each.unit_price_cents) for each in order.items]
-            other_prices += sum(price not in (None, asked) for price, asked in listed)
             cli.print_result(order_id)
 
     async def finish(order: orders.OrderHandle) -> None:
+        def report(news: str) -> None:
+            if order.id not in reported:  # Once is enough, since there are many orders.
+                reported.add(order.id)
+                cli.print_message(f"{order.id}: {news}")
+
         try:
-            result = await orders.result(order, report=lambda news: None)
+            result = await orders.result(order, report)
         except WorkflowFailureError as error:
-            failed.append(order.id)
+            ended["without a result"] += 1
             cli.print_message(f"error: {orders.explain(order.id, error)}")
         else:
+            ended[result.status] += 1
             cli.print_result(json.dumps(asdict(result)))
 
     try:
         await cli.side_by_side(start_next, order_file.elements(file))
     finally:
         cli.print_message(", ".join(f"{count} {what}" for what, count in counts.items()))
-        if other_prices:
-            cli.print_message(f"prices that differ from the catalogue: {other_prices}")
     if wait:
         await cli.side_by_side(finish, started)
-    return 1 if counts["invalid"] or failed else 0
+        cli.print_message(", ".join(f"{count} {status}" for status, count in ended.items()))
+    return 1 if counts["invalid"] or ended["without a result"] else 0
 
 
 def item(argument: str) -> OrderItem:

@@ -88,10 +88,6 @@ class OrderWorkflow:
             PaymentRequest(f"{key}/payment", order.total_cents, order.card, authorized_seconds),
             **STEP,
         )
-
-        # Scenario 6, the workflow bug: uncomment this line and restart the worker.
-        # raise RuntimeError("workflow bug!")
-
         self._enter(OrderStatus.RESERVING_INVENTORY)
         reservation = await workflow.execute_activity_method(
             OrderActivities.reserve_inventory,
@@ -100,7 +96,6 @@ class OrderWorkflow:
             ),
             **STEP,
         )
-
         self._enter(OrderStatus.AWAITING_APPROVAL)
         decision = await self._wait_for_decision(order)
         tracking_number = None
@@ -139,11 +134,12 @@ class OrderWorkflow:
 
     async def _wait_for_decision(self, order: Order) -> ApprovalDecision | None:
         """Wait for a decision until the time is over. A small order is approved at once."""
+        # Scenario 6, the workflow bug: uncomment this line and restart the worker.
+        # raise RuntimeError("workflow bug!")
+
         if self._decision is None and order.total_cents <= order.approval_above_cents:
             limit = dollars(order.approval_above_cents)
             self._decision = ApprovalDecision(True, f"not above {limit}")
-        # `orders.pending` lists the orders that have no activity and no workflow task pending. So
-        # this must be the only place where the workflow waits for anything but an activity.
         with suppress(TimeoutError):
             await workflow.wait_condition(
                 lambda: self._decision is not None,
@@ -189,9 +185,7 @@ class OrderWorkflow:
         self._status = status
         # The Web UI shows it for a running order. It adds no event to the history.
         workflow.set_current_details(f"{status.replace('_', ' ').capitalize()}.")
-        # Each update costs an event, so the two short statuses have none. A server that does not
-        # know the attribute would refuse it. It knows it if the order was started with it.
-        passing = status in (OrderStatus.RESERVING_INVENTORY, OrderStatus.DELIVERING)
-        shown = workflow.info().typed_search_attributes.get(ORDER_STATUS)
-        if shown and not passing:
+        # Temporal's lists show it and search for it. A server that does not know the attribute would
+        # refuse the update. It knows the attribute if the order was started with it.
+        if workflow.info().typed_search_attributes.get(ORDER_STATUS):
             workflow.upsert_search_attributes([ORDER_STATUS.value_set(status)])

@@ -17,6 +17,8 @@ import pytest
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
+from order_fulfillment.orders import CUSTOMER
+from order_fulfillment.workflow import ORDER_STATUS
 from tests.script import Script
 
 SCRIPTS = Path(__file__).parent.parent / "order_fulfillment"
@@ -207,6 +209,7 @@ async def dev_server() -> AsyncIterator[Client]:
         # On PATH where the wheel exists; elsewhere None lets the SDK download it.
         dev_server_existing_path=shutil.which("temporal"),
         dev_server_log_level="error",
+        search_attributes=[ORDER_STATUS, CUSTOMER],
         dev_server_extra_args=[*DEV_SERVER_TUNING, *DRAINAGE, "--http-port", str(port + 1000)],
     ) as environment:
         yield environment.client

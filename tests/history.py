@@ -24,7 +24,7 @@ from temporalio.exceptions import ApplicationError
 from temporalio.worker import Replayer, Worker, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
-from order_fulfillment import worker
+from order_fulfillment import orders, worker
 from order_fulfillment.activities import OrderActivities
 from order_fulfillment.services import ShopServices
 from order_fulfillment.shared import (
@@ -102,9 +102,17 @@ def worker_with(
     )
 
 
-async def place(client: Client, task_queue: str, **changes: Any) -> OrderHandle:
+async def place(
+    client: Client, task_queue: str, listed: bool = False, **changes: Any
+) -> OrderHandle:
+    """Start an order, with search attributes or as other clients would."""
+    order = replace(ORDER, **changes)
     return await client.start_workflow(
-        OrderWorkflow.run, replace(ORDER, **changes), id=f"order-{uuid4()}", task_queue=task_queue
+        OrderWorkflow.run,
+        order,
+        id=f"order-{uuid4()}",
+        task_queue=task_queue,
+        search_attributes=orders.search_attributes(order) if listed else None,
     )
 
 
@@ -123,6 +131,18 @@ async def until_status(handle: OrderHandle, status: OrderStatus) -> None:
         return await handle.query(OrderWorkflow.status) == status
 
     await until(reached, status)
+
+
+async def until_listed(
+    client: Client, task_queue: str, number: int, status: str = "AWAITING_APPROVAL"
+) -> None:
+    """Wait until Temporal's lists show a number of orders with a status."""
+    query = f"TaskQueue = '{task_queue}' AND OrderStatus = '{status}'"
+
+    async def listed() -> bool:
+        return (await client.count_workflows(query)).count == number
+
+    await until(listed, f"{number} orders that are {status}")
 
 
 async def until_event(handle: OrderHandle, name: str) -> None:

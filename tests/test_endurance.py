@@ -244,13 +244,13 @@ async def test_a_killed_server_forgets_nothing(tmp_path: Path) -> None:
     with dev_server_on(port, database):
         client = await connected_to(f"127.0.0.1:{port}")
         worker = shop.start("worker.py")
-        approved, expiring = [
-            await place(client, shop.task_queue, approval_timeout=seconds) for seconds in (600, 10)
-        ]
+        approved = await place(client, shop.task_queue, approval_timeout=600)
+        started = await asyncio.to_thread(shop.run, "starter.py", "--approval-timeout", "10")
+        expiring = client.get_workflow_handle_for(OrderWorkflow.run, started.stdout.strip())
         for order in (expiring, approved):
             await until_status(order, OrderStatus.AWAITING_APPROVAL)
         waiting = shop.start("signals.py", "result", expiring.id)
-        waiting.until_prints("status: AWAITING_APPROVAL\n")
+        waiting.until_prints("waits for a decision")
 
     waiting.until_prints("still waiting: the Temporal server gave no answer\n")
     with dev_server_on(port, database):

@@ -10,7 +10,7 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from order_fulfillment.workflow import OrderWorkflow
-from tests.conftest import Shop, address_of
+from tests.conftest import Shop, address_of, one_line
 from tests.history import events, until
 
 
@@ -22,10 +22,11 @@ async def until_listed(client: Client, query: str, order_id: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verb", "status"), [("approve", "FULFILLED"), ("reject", "REJECTED"), (None, "CANCELED")]
+    ("verb", "status", "updates"),
+    [("approve", "FULFILLED", 4), ("reject", "REJECTED", 3), (None, "CANCELED", 3)],
 )
 async def test_lists_tell_the_status_and_the_customer(
-    open_shop: Shop, dev_server: Client, verb: str | None, status: str
+    open_shop: Shop, dev_server: Client, verb: str | None, status: str, updates: int
 ) -> None:
     order_id = open_shop.run("starter.py", "Ada O'Hara").stdout.strip()
     order = dev_server.get_workflow_handle_for(OrderWorkflow.run, order_id)
@@ -42,7 +43,7 @@ async def test_lists_tell_the_status_and_the_customer(
         await order.cancel()
     await until_listed(dev_server, f"{mine}'{status}'", order_id)
 
-    assert (await events(order)).count("UPSERT_WORKFLOW_SEARCH_ATTRIBUTES") == 2
+    assert (await events(order)).count("UPSERT_WORKFLOW_SEARCH_ATTRIBUTES") == updates
 
 
 @pytest.mark.parametrize(
@@ -78,10 +79,13 @@ async def test_an_order_starts_where_no_search_attribute_may_be_created(shop: Sh
 
         with shop.worker():
             started = shop.run("starter.py", "--file", "orders.jsonl")
+            listed = shop.run("signals.py", "pending")
             approved = shop.run("signals.py", "approve", "A-1", "A-2")
             ended = shop.run("signals.py", "result", "A-1", "A-2")
 
     assert started.returncode == 0
     assert started.stderr.count("temporal operator search-attribute create") == 2
+    assert listed.returncode == 1
+    assert "orders are not searchable: " in one_line(listed.stderr)
     assert approved.returncode == 0
     assert [line.count('"FULFILLED"') for line in ended.stdout.splitlines()] == [1, 1]

@@ -134,14 +134,6 @@ def test_mistakes_are_told_and_the_other_orders_start_once(shop: Shop) -> None:
     assert second.stderr.splitlines()[-1] == "0 started, 3 existed already, 2 invalid"
 
 
-def test_prices_that_differ_from_the_catalogue_are_counted(shop: Shop) -> None:
-    cheap = {"items": [MUG | {"unit_price_cents": 1}, MUG, {"sku": "new", "unit_price_cents": 5}]}
-
-    started = shop.run("starter.py", "--file", write(shop, [cheap, cheap, {}]))
-
-    assert started.stderr.splitlines()[-1] == "prices that differ from the catalogue: 2"
-
-
 def test_an_answer_that_is_lost_costs_no_id(shop: Shop) -> None:
     with proxy(shop.environment["TEMPORAL_ADDRESS"]) as server:
         path = shop.folder / "pipe"

@@ -9,11 +9,10 @@ from uuid import uuid4
 import pytest
 from temporalio.client import Client
 
-from order_fulfillment import orders
 from order_fulfillment.shared import ApprovalDecision, OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop, one_line
-from tests.history import OUTAGE, place, until_event, until_status
+from tests.history import place, until_status
 from tests.script import wait_until
 
 
@@ -81,9 +80,11 @@ def test_a_mistake_on_the_command_line_is_told_in_one_line(
 async def test_orders_that_end_without_a_result_have_the_servers_word(
     open_shop: Shop, dev_server: Client
 ) -> None:
-    canceled, terminated = [await place(dev_server, open_shop.task_queue) for _ in range(2)]
+    canceled, terminated = [
+        await place(dev_server, open_shop.task_queue, listed=True) for _ in range(2)
+    ]
     waiting = open_shop.start("signals.py", "result", canceled.id, terminated.id)
-    waiting.until_prints("status: ")
+    waiting.until_prints("waits for a decision")
     await canceled.cancel()
     await terminated.terminate(reason="out of stock")
     await asyncio.to_thread(waiting.wait)
@@ -146,21 +147,6 @@ async def test_another_decision_than_the_one_that_stands_is_an_error(
         assert f"order '{order_id}' is approved: Good (by ada)" in one_line(other.stderr)
 
 
-async def test_an_approval_that_meets_a_cancel_request_is_told_what_became_of_the_order(
-    shop: Shop, dev_server: Client
-) -> None:
-    order = await place(dev_server, shop.task_queue)
-    await order.cancel()
-    approving = shop.start("signals.py", "approve", order.id)
-    await until_event(order, "WORKFLOW_EXECUTION_SIGNALED")
-
-    with shop.worker():
-        assert await asyncio.to_thread(approving.wait) == 1
-
-    assert approving.stdout == ""
-    assert f"order '{order.id}' is CANCELED" in one_line(approving.stderr)
-
-
 @pytest.mark.parametrize("arguments", [["starter.py", "--wait-result"], ["signals.py", "result"]])
 async def test_interrupted_waiting_leaves_the_order_alone(
     open_shop: Shop, dev_server: Client, arguments: list[str]
@@ -169,9 +155,9 @@ async def test_interrupted_waiting_leaves_the_order_alone(
         waiting = open_shop.start(*arguments)
         order_id = wait_until(lambda: waiting.stdout, "its ID").strip()
     else:
-        order_id = (await place(dev_server, open_shop.task_queue)).id
+        order_id = (await place(dev_server, open_shop.task_queue, listed=True)).id
         waiting = open_shop.start(*arguments, order_id)
-        waiting.until_prints("status: ")
+        waiting.until_prints("waits for a decision")
 
     waiting.send(signal.SIGINT)
 
@@ -185,10 +171,9 @@ async def test_interrupted_waiting_leaves_the_order_alone(
 
 
 async def test_a_waiting_script_follows_a_reset(open_shop: Shop, dev_server: Client) -> None:
-    order = await place(dev_server, open_shop.task_queue)
-    await until_status(order, OrderStatus.AWAITING_APPROVAL)
+    order = await place(dev_server, open_shop.task_queue, listed=True)
     waiting = open_shop.start("signals.py", "result", order.id)
-    waiting.until_prints("AWAITING_APPROVAL")
+    waiting.until_prints("waits for a decision")
 
     reset = open_shop.temporal(
         *("workflow", "reset", "--workflow-id", order.id, "--event-id", "4", "--reason", "test")
@@ -215,24 +200,6 @@ async def test_an_order_that_is_retried_for_ever_says_why(shop: Shop) -> None:
 
     assert status.stdout == "PROCESSING_PAYMENT\n"
     assert re.fullmatch(r"process_payment, attempt \d+ failed: KeyError: 'rate'\n", status.stderr)
-
-
-async def test_a_long_pause_before_a_retry_is_not_taken_for_a_missing_worker(
-    shop: Shop, dev_server: Client
-) -> None:
-    order = await place(dev_server, shop.task_queue, simulation=OUTAGE)
-    outage = 'type="InventoryUnavailableError",'
-    pause = f"{outage} next_retry_delay=timedelta(minutes=1),"
-    asking = ("signals.py", "status", order.id)
-    due = re.compile(r"down; the next attempt is due at \d\d:\d\d:\d\d UTC\n")
-    with shop.with_change("activities.py", outage, pause).worker():
-        wait_until(lambda: due.search(shop.run(*asking).stderr), "an attempt to fail")
-        assert not orders.overdue(await order.describe())
-
-        paused = ("pause", "--workflow-id", order.id, "--activity-id", "2")
-        assert shop.temporal("activity", *paused).returncode == 0
-        assert "is paused; go on with: uv run temporal activity unpause" in shop.run(*asking).stderr
-    await order.terminate()
 
 
 def test_the_interpreter_never_shuts_down(shop: Shop) -> None:

@@ -14,11 +14,10 @@ from temporalio.api.workflowservice.v1 import (
 )
 from temporalio.client import Client
 
-from order_fulfillment import orders
 from order_fulfillment.shared import ApprovalDecision, OrderItem, OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop
-from tests.history import OrderHandle, details, events, place, until
+from tests.history import OrderHandle, details, events, place, until, until_listed
 from tests.page import type_command
 from tests.script import wait_until
 
@@ -72,19 +71,16 @@ async def make_current(client: Client, shop: Shop, build_id: str) -> None:
     await until(known_to_the_task_queue, "new orders to go there")
 
 
-async def until_waiting(order: OrderHandle) -> None:
-    async def waits() -> bool:
-        return orders.waits_for_decision(await order.describe())
-
-    await until(waits, "the order to wait")
-
-
-async def waiting(client: Client, shop: Shop, number: int = NUMBER) -> list[OrderHandle]:
-    """Orders that wait for a decision."""
-    placed = [await place(client, shop.task_queue, approval_timeout=600) for _ in range(number)]
-    for order in placed:
-        await until_waiting(order)
-    return placed
+async def waiting(
+    client: Client, shop: Shop, number: int = NUMBER, of: int | None = None
+) -> list[OrderHandle]:
+    """Orders that wait for a decision; as many as `of` wait with them."""
+    orders = [
+        await place(client, shop.task_queue, listed=True, approval_timeout=600)
+        for _ in range(number)
+    ]
+    await until_listed(client, shop.task_queue, of or number)
+    return orders
 
 
 async def versions(order: OrderHandle) -> set[str]:
@@ -111,7 +107,7 @@ async def test_each_order_ends_on_the_version_on_which_it_began(
         old = await waiting(dev_server, shop)
         with next_version(shop).worker("--build-id", "v2", "--pid-file", "v2.pid"):
             await make_current(dev_server, shop, "v2")
-            new = await waiting(dev_server, shop)
+            new = await waiting(dev_server, shop, of=2 * NUMBER)
             for order in old + new:
                 await order.signal(OrderWorkflow.approve_order, APPROVED)
             results = [await order.result() for order in old + new]
@@ -168,7 +164,7 @@ async def test_an_order_that_is_stuck_is_moved_to_the_version_with_the_fix(
 
 def another_wait(shop: Shop) -> Shop:
     """The shop with a pause more before the wait: a timer, which a replay takes for any other."""
-    return shop.with_change("workflow.py", WAIT, f"        await workflow.sleep(0.5)\n{WAIT}")
+    return shop.with_change("workflow.py", WAIT, f"{WAIT}        await workflow.sleep(0.5)\n")
 
 
 async def test_orders_that_rest_when_versions_begin_are_found_and_end_on_the_first(
@@ -195,6 +191,9 @@ async def test_orders_that_rest_when_versions_begin_are_found_and_end_on_the_fir
 async def test_an_order_that_hangs_on_a_wrong_version_is_found_and_reset(
     shop: Shop, dev_server: Client
 ) -> None:
+    async def found() -> str:
+        return await asyncio.to_thread(type_command, shop, "uv run signals.py pending")
+
     with shop.worker("--build-id", "v1", "--pid-file", "v1.pid"):
         await make_current(dev_server, shop, "v1")
         order, _ = await waiting(dev_server, shop, 2)
@@ -202,11 +201,9 @@ async def test_an_order_that_hangs_on_a_wrong_version_is_found_and_reset(
             await make_current(dev_server, shop, "v2")
             type_command(shop, "update-options", "--workflow-id", order_id=order.id)
             await order.signal(OrderWorkflow.approve_order, APPROVED)
-            await until_waiting(order)
 
             # It took the timer of its wait for the pause: no step, no error.
-            hanging = type_command(shop, "uv run signals.py pending")
-            assert hanging == f"{order.id}\tapproved\n"
+            assert (await until(found, "the order to be found")) == f"{order.id}\tapproved\n"
             assert "WORKFLOW_TASK_FAILED" not in await events(order)
 
             type_command(shop, "reset --workflow-id", order_id=order.id)
@@ -223,11 +220,11 @@ async def test_orders_whose_version_has_no_worker_go_back_to_workers_without_a_v
     with shop.worker():
         with shop.worker("--build-id", "v1", "--pid-file", "v1.pid"):
             await make_current(dev_server, shop, "v1")
-        order = await place(dev_server, shop.task_queue)
+        order = await place(dev_server, shop.task_queue, listed=True)
 
         type_command(shop, "set-current-version", "--unversioned")
 
-        await until_waiting(order)
+        await until_listed(dev_server, shop.task_queue, 1)
         assert await versions(order) == {""}
 
 
