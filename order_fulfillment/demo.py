@@ -25,11 +25,12 @@ from rich.console import Console
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
-from temporalio.client import Client, WorkflowExecutionStatus
+from temporalio.client import Client
 from temporalio.service import RPCError
 
 from order_fulfillment.support.command_line import ArgumentParser, printable, run
 from order_fulfillment.support.connection import connect
+from order_fulfillment.workflow import ORDER_STATUS
 
 PACKAGE = Path(__file__).resolve().parent
 README = PACKAGE.parent / "README.md"
@@ -129,12 +130,10 @@ class Shell:
                 if line in commands.splitlines():
                     waiting.update(Text(f"waiting for: {line}"))
                     console.print(f"$ {line}", style="cyan")
-                    continue
-                output.append(line)
-                text = Text(line, "red" if re.search("^error: | failed( at .*)?: ", line) else "")
-                if console.is_terminal and line.startswith("{"):
-                    text.truncate(console.width, overflow="ellipsis")
-                console.print(text, soft_wrap=not console.is_terminal)
+                else:
+                    output.append(line)
+                    bad = re.search("^error: | failed( at .*)?: ", line)
+                    console.print(line, style="red" if bad else None)
         return output
 
     async def connect(self) -> Client:
@@ -162,13 +161,6 @@ class Shell:
         console.print(KEPT.format(variables=variables, folder=folder, key=self.key))
         console.print(web_ui and f"{web_ui}?query={quote(self.running)}")
         await asyncio.Event().wait()
-
-    async def start_anew(self) -> list[str]:
-        """End the commands that hang, the worker perhaps among them, and start another worker."""
-        console.print((self.copy / "worker.log").read_text()[-2000:], style="red")
-        os.killpg(self._groups.pop(), signal.SIGKILL)
-        await self.type(START_WORKER)
-        return []
 
     async def close(self) -> None:
         """End what was started: orders, in case the server goes on, and processes."""
@@ -201,15 +193,6 @@ async def wait_for_enter(prompt: str) -> None:
     await asyncio.get_running_loop().run_in_executor(thread, sys.stdin.readline)
 
 
-async def status(client: Client, order_id: str) -> str:
-    """Where an order stands, as far as that needs no worker."""
-    order = client.get_workflow_handle(order_id)
-    execution = (await order.describe()).status
-    if execution == WorkflowExecutionStatus.COMPLETED:
-        return str((await order.result())["status"])
-    return execution.name if execution else ""
-
-
 async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
     """Play scenarios, sum up and clean up; return the exit code."""
     table = Table("", "scenario", "order", "outcome", box=None, pad_edge=False)
@@ -225,6 +208,8 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
         try:
             client = await shell.connect()
             await shell.type(START_WORKER)
+            while not (shell.copy / "worker.pid").exists():  # The first scenario may restart it.
+                await asyncio.sleep(0.1)
             web_ui = find_web_ui(client)
             for name in scenario or filter(str.isdecimal, scenarios()):
                 heading, text = scenarios()[name]
@@ -236,7 +221,8 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
                     async with asyncio.timeout(PATIENCE_SECONDS):
                         printed = await shell.type(blocks(text, "bash"))
                 except TimeoutError:
-                    printed = await shell.start_anew()
+                    printed = []
+                    console.print((shell.copy / "worker.log").read_text()[-2000:], style="red")
                 if missing := first_missing(blocks(text, "text"), printed):
                     exit_code = 1
                     console.print(f"Not seen: {missing}", style="red")
@@ -244,7 +230,9 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
                 orders = client.list_workflows(shell.orders)
                 new = [order.id async for order in orders if order.id not in known]
                 known += new
-                outcome = ", ".join({await status(client, order_id) for order_id in new})
+                handles = [client.get_workflow_handle(order_id) for order_id in new]
+                ended = [(await order.describe()).typed_search_attributes for order in handles]
+                outcome = ", ".join({order.get(ORDER_STATUS, "") for order in ended})
                 label = new[0] if len(new) == 1 else f"{len(new)} orders"
                 page = f"/{new[0]}" if len(new) == 1 else f"?query={quote(shell.orders)}"
                 link = web_ui and f"{web_ui}{page}"
