@@ -28,7 +28,7 @@ class OrderActivities:
 
     @activity.defn
     def process_payment(self, request: PaymentRequest) -> str:
-        """Authorize the amount. PaymentValidationError, a refusal, is not retried."""
+        """Authorize the amount, and return the reference of the authorization."""
         with service_errors():
             reference = self._services.authorize(
                 request.idempotency_key, request.amount_cents, request.card, request.lapses_after

@@ -1,4 +1,4 @@
-"""Plays the scenarios of README.md as they stand there: `uv run order_fulfillment/demo.py`.
+"""Plays the scenarios of README.md as they stand there: `uv run demo.py`.
 
 A scenario is a section with a number: perhaps an introduction, blocks of bash with commands, blocks
 of text with lines of their output, and at the end a paragraph that begins with "Notice: ".
@@ -208,8 +208,9 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
         try:
             client = await shell.connect()
             await shell.type(START_WORKER)
-            while not (shell.copy / "worker.pid").exists():  # The first scenario may restart it.
-                await asyncio.sleep(0.1)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not (shell.copy / "worker.pid").exists():  # A scenario may kill it at once.
+                    await asyncio.sleep(0.1)
             web_ui = find_web_ui(client)
             for name in scenario or filter(str.isdecimal, scenarios()):
                 heading, text = scenarios()[name]

@@ -7,7 +7,7 @@ from enum import StrEnum
 TASK_QUEUE = "order-fulfillment"
 
 MAX_QUANTITY = 1000
-MAX_CENTS = 10**12  # The services' database takes no number above 2**63.
+MAX_CENTS = 10**12  # A sum of them must fit into 63 bits, the services' database's integers.
 MAX_APPROVAL_SECONDS = 30 * 24 * 60 * 60
 MAX_TEXT_LENGTH = 10_000  # The server refuses a result of more than 2 MB.
 
@@ -90,8 +90,8 @@ class Order:
     def check(self) -> None:
         """Check the limits of an order before it enters Temporal; ValueError with the field.
 
-        `__init__` also runs at every replay. There, a lower limit would stall an order that was
-        accepted yesterday.
+        `__post_init__` is no place for it: that runs in each replay, too, where a new, lower limit
+        would stall the orders of yesterday.
         """
         if not self.items:
             raise ValueError("items: an order needs at least one")

@@ -2,8 +2,8 @@
 
 Temporal's rules for workflow code:
 - It is replayed: a worker that takes up an order runs this code again from the top, with the
-  results in the order's history, and it must take the same path again. So it uses no clock, no
-  randomness and no I/O.
+  results in the order's history, and it must take the same path again. So it uses no I/O, and no
+  clock and randomness but `workflow.now()` and `workflow.random()`.
 - What touches the outside world is an activity, which may run more than once.
 - An error of Temporal fails the order: an activity has failed for good, or a timeout is over. Any
   other exception, such as a KeyError, is a bug. The order stalls until the code is fixed.
@@ -17,8 +17,8 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy, SearchAttributeKey
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 
-# To keep orders apart, the sandbox imports this file again for every order, and all that it imports
-# except for these modules. They keep no state, so all orders can share one copy.
+# To keep orders apart, the sandbox imports this file again for every order. It would import our
+# other modules again, too. They keep no state, so all orders can share one copy.
 with workflow.unsafe.imports_passed_through():
     from order_fulfillment.activities import OrderActivities
     from order_fulfillment.shared import (

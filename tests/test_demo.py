@@ -216,7 +216,7 @@ def test_a_server_that_does_not_start_tells_why(tmp_path: Path) -> None:
 
 
 def test_the_readme_shows_the_code_word_for_word() -> None:
-    shown = "\n".join(re.findall("(?ms)^```python\n(.+?)^```", README.read_text())).split("\n\n")
+    shown = re.findall("(?ms)^```python\n(.+?)^```", README.read_text())
     code = "".join((SCRIPTS / name).read_text() for name in ("workflow.py", "activities.py"))
 
     assert len(shown) == 3
