@@ -61,9 +61,3 @@ def test_a_silent_server_is_named_in_one_line_in_time(shop: Shop, script: str, t
         assert server.first_contact
         assert time.monotonic() - server.first_contact < SECONDS
     assert f"no Temporal server at {server.address}: no answer in 3 seconds" in the_line(run)
-
-
-def test_an_empty_api_key_counts_as_none(shop: Shop) -> None:
-    started = shop.with_environment(TEMPORAL_API_KEY="").run("starter.py")
-
-    assert started.returncode == 0, started.stderr

@@ -1,7 +1,6 @@
 """Connects to the Temporal server, and bounds the calls of it."""
 
 import asyncio
-import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -47,10 +46,7 @@ async def connect(runtime: Runtime | None = None) -> Client:
         ConnectionError: when no Temporal server answers in time.
     """
     try:
-        config = ClientConfig.load_client_connect_config(
-            # An empty TEMPORAL_API_KEY, the secret that CI does not have, would switch TLS on.
-            override_env_vars={name: value for name, value in os.environ.items() if value}
-        )
+        config = ClientConfig.load_client_connect_config()
     except Exception as error:  # noqa: BLE001 (the SDK's ConfigError is not public)
         message = f"Temporal's environment configuration is broken: {error}"
         raise ConfigurationError(message) from None
