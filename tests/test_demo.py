@@ -35,7 +35,7 @@ README = SCRIPTS.parent / "README.md"
 PATH = f"{Path(os.environ['UV']).parent}:{os.environ['PATH']}"
 OUTCOMES = {
     "1. Happy path": "FULFILLED",
-    "2. API downtime": "FAILED",
+    "2. API downtime": "FULFILLED",
     "3. Invalid payment": "FAILED",
     "4. Human in the loop": "REJECTED",
     "5. Auto-expiry": "EXPIRED",
