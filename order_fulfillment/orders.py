@@ -174,13 +174,16 @@ async def _obstacle(order: WorkflowExecutionDescription, handle: OrderHandle) ->
             when = f"{event.event_time.ToDatetime():%H:%M:%S} UTC"
             reason = f"{_in_words(failure)}; {WRONG_INPUT if 'argument' in failure.message else ''}"
             task = order.raw_description.pending_workflow_task
-            ago = (datetime.now(UTC) - task.started_time.ToDatetime(UTC)).seconds
-            hint = f"{GOES_ON} (attempt {task.attempt} was {ago} s ago), or at once with: {RESET}"
-            return f"{WORKFLOW_TASK} {order.id!r} failed at {when}: {reason}{hint} {order.id}"
+            if task.HasField("started_time"):
+                ago = datetime.now(UTC) - task.started_time.ToDatetime(UTC)
+                reason += f"attempt {task.attempt} was {ago.seconds} s ago; "
+            hint = f"{GOES_ON}, or at once with: {RESET} {order.id}"
+            return f"{WORKFLOW_TASK} {order.id!r} failed at {when}: {reason}{hint}"
         if event.HasField("workflow_task_completed_event_attributes"):
             break
     info = order.raw_description.workflow_execution_info.versioning_info
-    if version := info.deployment_version.build_id:
+    pinned = info.versioning_override.pinned.version  # As `update-options` has moved the order.
+    if version := pinned.build_id or info.deployment_version.build_id:
         start = command("worker.py", "--build-id", version)
         return f"no worker of version {version} answers; start one with: {start}"
     return f"no worker answers; start one with: {command('worker.py')}"

@@ -46,7 +46,7 @@ async def test_a_workflow_bug_is_told_and_recovered_from(shop: Shop, dev_server:
         wait_until(lambda: "workflow bug!" in buggy_worker.stderr, "the workflow task to fail")
         asked = shop.run("signals.py", "status", order_id)
         waiting.until_prints("still waiting: the workflow task of order")
-        waiting.until_prints(" s ago), or at once with: uv run temporal workflow reset")
+        waiting.until_prints(" s ago; ")
     order = dev_server.get_workflow_handle_for(OrderWorkflow.run, order_id)
     with shop.worker():
         await order.signal(OrderWorkflow.approve_order, APPROVED)
@@ -55,6 +55,7 @@ async def test_a_workflow_bug_is_told_and_recovered_from(shop: Shop, dev_server:
     assert (asked.returncode, asked.stdout) == (1, "")
     assert "the workflow task of order" in one_line(asked.stderr)
     assert "RuntimeError: workflow bug!" in asked.stderr
+    assert "or at once with: uv run temporal workflow reset -t LastWorkflowTask" in asked.stderr
     # The server tries again and again; the log shows the user's own frames once.
     assert buggy_worker.stderr.count("Failed activation") > 1
     assert buggy_worker.stderr.count("Traceback") == 1

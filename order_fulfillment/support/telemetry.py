@@ -51,10 +51,12 @@ class _Formatter(logging.Formatter):
             line.msg, line.exc_info = f"{what}: {error}", None
             if not isinstance(error, ApplicationError):
                 line.msg = f"{what}: {type(error).__name__}: {error}"
+                if error.__cause__:  # For example the field that cannot be decoded.
+                    line.msg += f": {error.__cause__}"
                 frames = traceback.extract_tb(error.__traceback__)
                 own = [frame for frame in frames if "temporalio" not in Path(frame.filename).parts]
                 text = "".join(["Traceback:\n", *traceback.format_list(own)]).rstrip()
-                line.exc_text = None if text in self._shown else text
+                line.exc_text = text if own and text not in self._shown else None
                 self._shown.add(text)
         if of := step or record.__dict__.get("temporal_workflow"):
             line.msg = f"{of['workflow_id']}: {line.msg}"
