@@ -216,12 +216,13 @@ def test_a_server_that_does_not_start_tells_why(tmp_path: Path) -> None:
 
 
 def test_the_readme_shows_the_code_word_for_word() -> None:
-    shown = re.findall("(?ms)^```python\n(.+?)^```", README.read_text())
+    blocks = re.findall("(?ms)^```python\n(.+?)^```", README.read_text())
+    shown = "\n".join(blocks).split("\n\n")
     code = "".join((SCRIPTS / name).read_text() for name in ("workflow.py", "activities.py"))
 
-    assert len(shown) == 3
+    assert len(shown) == 4
     for lines in shown:
-        assert any(indent(lines.rstrip(), " " * width) in code for width in (4, 8)), lines
+        assert any(indent(lines.rstrip(), " " * width) in code for width in (4, 8, 12)), lines
 
 
 SPECIFICATION = """\
