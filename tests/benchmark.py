@@ -26,6 +26,7 @@ from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.testing import WorkflowEnvironment
 
+from order_fulfillment.orders import details, memo
 from order_fulfillment.shared import ApprovalDecision
 from order_fulfillment.support.command_line import ArgumentParser, print_message, run
 from tests.conftest import DEV_SERVER_TUNING, address_of, shop_on
@@ -117,8 +118,8 @@ def sides(address: str, stack: ExitStack) -> Iterator[Side]:
         "workflow": "OrderWorkflow",
         "arg": ORDER,
         "id_reuse_policy": WorkflowIDReusePolicy.REJECT_DUPLICATE,
-        "static_summary": "Order of Ada Lovelace",
-        "memo": {"customer": "Ada Lovelace", "total": "47.00 USD"},
+        "static_details": details("order-12345678", ORDER),
+        "memo": memo(ORDER),
     }
     floor = {"workflow": "FloorWorkflow", "arg": 1}
     decision = ApprovalDecision(approved=True, by="Ada")
