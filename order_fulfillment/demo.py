@@ -76,7 +76,7 @@ def blocks(text: str, language: str) -> str:
 def explain(prose: str) -> None:
     """Print what README says, wrapped at words."""
     if prose:
-        console.print(" ".join(prose.split()), style="dim", soft_wrap=False)
+        console.print(" ".join(prose.split()), style="bold", soft_wrap=False)
 
 
 def first_missing(shown: str, printed: list[str]) -> str | None:
@@ -133,7 +133,7 @@ class Shell:
                 else:
                     output.append(line)
                     bad = re.search("^error: | failed( at .*)?: ", line)
-                    console.print(line, style="red" if bad else None)
+                    console.print(line, style="red" if bad else "dim" if line[:1] == "{" else None)
         return output
 
     async def connect(self) -> Client:
