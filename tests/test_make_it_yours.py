@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import json
+import os
 import re
 import socket
 import sqlite3
@@ -242,7 +243,10 @@ async def test_an_order_that_ends_early_gives_back_money_and_goods(
 async def test_two_people_decide_on_the_web_page(
     shop: Shop, dev_server: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.environ", shop.environment)
+    for name in [name for name in os.environ if name.startswith("TEMPORAL_")]:
+        monkeypatch.delenv(name)
+    for name in [name for name in shop.environment if name.startswith("TEMPORAL_")]:
+        monkeypatch.setenv(name, shop.environment[name])
     monkeypatch.setattr(orders, "QUERY_SECONDS", 1)
     app = module("approvals", "Approval on a web page", tmp_path, monkeypatch).app
     early = await place(dev_server, shop.task_queue)
