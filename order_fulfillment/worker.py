@@ -71,10 +71,10 @@ async def work(
     """Serve orders until SIGTERM or Ctrl-C."""
     client = await connect(set_up_telemetry(metrics_address))
     task_queue = os.environ.get("TEMPORAL_TASK_QUEUE") or TASK_QUEUE
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     async with hold_pid_file(pid_file):
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
         with closing(ShopServices(shop_db)) as services:
             async with create_worker(client, task_queue, services, build_id):
                 where = client.namespace, client.service_client.config.target_host

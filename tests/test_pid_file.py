@@ -25,6 +25,16 @@ async def test_a_second_worker_waits_for_the_first_to_stop_and_then_says_who_it_
     assert not (shop.folder / "worker.pid").exists()
 
 
+async def test_ctrl_c_ends_a_worker_that_waits_for_another(shop: Shop) -> None:
+    with shop.worker():
+        second = shop.start("worker.py")
+        second.until_prints("waiting for the worker")
+        second.send(signal.SIGINT)
+
+        assert await asyncio.to_thread(second.wait, 5) == 130
+        assert second.stderr.endswith("interrupted: orders wait for the next worker\n")
+
+
 async def test_a_worker_that_is_told_to_stop_is_followed_by_the_next_one(shop: Shop) -> None:
     with shop.worker() as first:
         first.send(signal.SIGSTOP)  # It takes its time.
