@@ -4,7 +4,6 @@ Without a name it records the scenarios that have no history yet. With the name 
 writes over the path of older code: only when no orders of that code are running anywhere.
 """
 
-import asyncio
 import json
 import logging
 import shutil
@@ -19,6 +18,7 @@ from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
 from order_fulfillment.shared import ApprovalDecision, OrderItem, OrderStatus, Simulation
+from order_fulfillment.support.command_line import print_result, run
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop, address_of, clean_environment
 from tests.history import (
@@ -155,8 +155,8 @@ async def main() -> None:
             history = without_machine((await order.fetch_history()).to_json_dict())
             path = HISTORIES / f"{name}.json"
             path.write_text(json.dumps(history, indent=1) + "\n")
-            print(f"{path.name}: {len(history['events'])} events")
+            print_result(f"{path.name}: {len(history['events'])} events")
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run(main(), interrupted="nothing is left running")
