@@ -28,7 +28,7 @@ class OrderActivities:
 
     @activity.defn
     def process_payment(self, request: PaymentRequest) -> str:
-        """Authorize the amount, and return the reference of the authorization."""
+        """Authorize the amount. A refusal is a PaymentValidationError, which is not retried."""
         with service_errors():
             reference = self._services.authorize(
                 request.idempotency_key, request.amount_cents, request.card, request.lapses_after
@@ -64,10 +64,7 @@ class OrderActivities:
 
     @activity.defn
     def deliver_order(self, request: DeliveryRequest) -> str:
-        """Capture the payment and ship the goods. LapsedError is not retried.
-
-        It says that the authorization or the reservation has lapsed. Nothing is captured or shipped.
-        """
+        """Capture the payment and ship the goods, or neither. LapsedError is not retried."""
         with service_errors():
             tracking_number = self._services.deliver(
                 request.idempotency_key,

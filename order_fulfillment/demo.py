@@ -208,9 +208,10 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
         try:
             client = await shell.connect()
             await shell.type(START_WORKER)
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                while not (shell.copy / "worker.pid").exists():  # A scenario may kill it at once.
-                    await asyncio.sleep(0.1)
+            for _ in range(100):  # The first scenario may restart the worker at once.
+                if (shell.copy / "worker.pid").exists():
+                    break
+                await asyncio.sleep(0.1)
             web_ui = find_web_ui(client)
             for name in scenario or filter(str.isdecimal, scenarios()):
                 heading, text = scenarios()[name]

@@ -128,7 +128,7 @@ async def result(order: OrderHandle, report: Report) -> OrderResult:
         except TimeoutError as error:
             news = [f"still waiting: {error}"]
         for line in news:
-            # What follows a semicolon changes, and is told once.
+            # A line is news if its text before the semicolon is. The hint after it may change.
             if (beginning := line.partition(";")[0]) not in told:
                 report(line)
                 told.add(beginning)

@@ -7,7 +7,7 @@ from enum import StrEnum
 TASK_QUEUE = "order-fulfillment"
 
 MAX_QUANTITY = 1000
-MAX_CENTS = 10**12  # A sum of them must fit into 63 bits, the services' database's integers.
+MAX_CENTS = 10**12  # Far below 2**63, the limit of the services' database.
 MAX_APPROVAL_SECONDS = 30 * 24 * 60 * 60
 MAX_TEXT_LENGTH = 10_000  # The server refuses a result of more than 2 MB.
 

@@ -47,7 +47,8 @@ async def decide(order: OrderHandle, decision: ApprovalDecision, report: Report)
     else:
         if first == decision:
             return decision.message
-        standing = f"{first.message} (by {first.by or 'somebody'})" if first else "undecided"
+        assert first  # The worker took this signal, or an earlier one, before the query.
+        standing = f"{first.message} (by {first.by or 'somebody'})"
     raise OrderError(f"the decision changes nothing: order {order.id!r} is {standing}")
 
 
