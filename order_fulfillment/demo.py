@@ -10,7 +10,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import termios
@@ -22,6 +21,7 @@ from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
 from rich.console import Console
+from rich.markdown import Markdown
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
@@ -36,8 +36,8 @@ PACKAGE = Path(__file__).resolve().parent
 README = PACKAGE.parent / "README.md"
 PATIENCE_SECONDS = 60
 START_WORKER = "uv run worker.py > worker.log 2>&1 &\n"
+DONE = "this command is done"
 
-# Scenario 6's bug is for one customer here, so that one worker serves all three orders.
 KEEP = r"""mv activities.py.bak activities.py 2> /dev/null
 sed -i.bak '/raise RuntimeError/s/# /if order.customer_name == "Unlucky": /' workflow.py
 kill "$(cat worker.pid)"; uv run worker.py > worker.log 2>&1 &
@@ -57,7 +57,7 @@ mv workflow.py.bak workflow.py; kill "$(cat worker.pid)"; uv run worker.py > wor
 uv run temporal workflow reset -t LastWorkflowTask --reason fixed -w stuck-{key}
 """
 
-console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+console = Console(highlight=False, markup=False, emoji=False)
 
 
 def scenarios() -> dict[str, tuple[str, str]]:
@@ -74,9 +74,9 @@ def blocks(text: str, language: str) -> str:
 
 
 def explain(prose: str) -> None:
-    """Print what README says, wrapped at words."""
-    if prose:
-        console.print(" ".join(prose.split()), style="bold", soft_wrap=False)
+    """Print a paragraph of README."""
+    if prose.strip():
+        console.print(Markdown(prose), style="bold")
 
 
 def first_missing(shown: str, printed: list[str]) -> str | None:
@@ -87,6 +87,15 @@ def first_missing(shown: str, printed: list[str]) -> str | None:
         if not any(re.fullmatch(pattern, other) for other in rest):
             return line
     return None
+
+
+async def wait_for_enter() -> None:
+    """Give a person time to speak."""
+    if sys.stdin.isatty():  # An impatient Enter came before.
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)
+    # Unlike a thread of asyncio.to_thread, this one does not hold up Ctrl-C.
+    thread = ThreadPoolExecutor(1)
+    await asyncio.get_running_loop().run_in_executor(thread, sys.stdin.readline)
 
 
 class Shell:
@@ -107,34 +116,44 @@ class Shell:
         }
         self._groups: list[int] = []
 
-    async def type(self, commands: str) -> list[str]:
-        """Show commands and their output while they run, and return the output."""
-        script = self.copy / "commands.sh"
-        script.write_text(commands)
+    async def type(self, commands: str, pause: bool = False) -> list[str]:
+        """Show each command, perhaps wait for Enter, run it, and return the output of all."""
         process = await asyncio.create_subprocess_exec(
-            *("bash", "-v", script),
+            "bash",
             cwd=self.copy,
             env=os.environ | self.variables,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             # Ctrl-C is for the demo, which then ends all processes of this group.
             start_new_session=True,
         )
         self._groups.append(process.pid)
-        output = []
+        output: list[str] = []
+        assert process.stdin
         assert process.stdout
-        with console.status("") as waiting:
-            async for data in process.stdout:
-                line = printable(data.decode(errors="replace").rstrip("\n").expandtabs())
-                if line in commands.splitlines():
-                    waiting.update(Text(f"waiting for: {line}"))
-                    console.print(f"$ {line}", style="cyan")
-                else:
+        for command in commands.splitlines():
+            console.print(f"$ {command}", style="cyan", soft_wrap=True, end="")
+            if pause:
+                await wait_for_enter()
+            else:
+                console.print()
+            process.stdin.write(f"{command}\necho {DONE}\n".encode())
+            await self._show(process.stdout, output, command)
+        process.stdin.close()
+        await self._show(process.stdout, output, "the commands in the background")
+        return output
+
+    async def _show(self, stdout: asyncio.StreamReader, output: list[str], waiting: str) -> None:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            with console.status(Text(f"waiting for: {waiting}")):
+                async for data in stdout:
+                    line = printable(data.decode(errors="replace").rstrip("\n").expandtabs(24))
+                    if line == DONE:
+                        return
                     output.append(line)
                     bad = re.search("^error: | failed( at .*)?: ", line)
                     console.print(line, style="red" if bad else "dim" if line[:1] == "{" else None)
-        return output
 
     async def connect(self) -> Client:
         """Connect to the server that runs, or else to a dev server that this starts."""
@@ -151,15 +170,15 @@ class Shell:
             console.print((self.copy / "server.log").read_text(), style="red")
         return await connect()
 
-    async def keep(self, client: Client, web_ui: str) -> None:
+    async def keep(self, client: Client, web_ui: str, pause: bool) -> None:
         """Leave an order that waits, one that is retried, and one that is stuck, until Ctrl-C."""
         explain("These commands leave an order that waits, one that is retried, and one in a bug.")
-        await self.type(KEEP.replace("KEY", self.key))
+        await self.type(KEEP.replace("KEY", self.key), pause)
         self.variables["TEMPORAL_ADDRESS"] = client.service_client.config.target_host
         variables = shlex.join(f"{name}={value}" for name, value in self.variables.items())
         folder = shlex.quote(str(self.copy))
-        console.print(KEPT.format(variables=variables, folder=folder, key=self.key))
-        console.print(web_ui and f"{web_ui}?query={quote(self.running)}")
+        kept = KEPT.format(variables=variables, folder=folder, key=self.key)
+        console.print(kept, f"{web_ui}?query={quote(self.running)}", sep="\n", soft_wrap=True)
         await asyncio.Event().wait()
 
     async def close(self) -> None:
@@ -176,27 +195,15 @@ class Shell:
 
 
 def find_web_ui(client: Client) -> str:
-    """The list of workflows in the Web UI, if that is where a dev server has it."""
+    """The list of workflows in the Web UI of a dev server, which is a thousand ports above."""
     host, _, port = client.service_client.config.target_host.rpartition(":")
-    with suppress(OSError), socket.create_connection((host, int(port) + 1000), timeout=1):
-        return f"http://{host}:{int(port) + 1000}/namespaces/{client.namespace}/workflows"
-    return ""
-
-
-async def wait_for_enter(prompt: str) -> None:
-    """Give a person time to speak."""
-    if sys.stdin.isatty():  # An impatient Enter came before.
-        termios.tcflush(sys.stdin, termios.TCIFLUSH)
-    console.print(prompt, style="bold", end=" ")
-    # Unlike a thread of asyncio.to_thread, this one does not hold up Ctrl-C.
-    thread = ThreadPoolExecutor(1)
-    await asyncio.get_running_loop().run_in_executor(thread, sys.stdin.readline)
+    return f"http://{host}:{int(port) + 1000}/namespaces/{client.namespace}/workflows"
 
 
 async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
     """Play scenarios, sum up and clean up; return the exit code."""
     table = Table("", "scenario", "order", "outcome", box=None, pad_edge=False)
-    exit_code, known = 0, list[str]()
+    exit_code, known = 0, set[str]()
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -213,15 +220,16 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
                     break
                 await asyncio.sleep(0.1)
             web_ui = find_web_ui(client)
+            all_orders = f"{web_ui}?query={quote(shell.orders)}"
+            console.print(f"The orders in the Web UI: {all_orders}", soft_wrap=True)
+            if pause:
+                console.print("Enter runs each command.", style="bold")
             for name in scenario or filter(str.isdecimal, scenarios()):
                 heading, text = scenarios()[name]
                 console.print(f"\n{heading}", style="bold")
                 explain(text.partition("```")[0])
-                if pause:
-                    await wait_for_enter("Enter plays it.")
                 try:
-                    async with asyncio.timeout(PATIENCE_SECONDS):
-                        printed = await shell.type(blocks(text, "bash"))
+                    printed = await shell.type(blocks(text, "bash"), pause)
                 except TimeoutError:
                     printed = []
                     console.print((shell.copy / "worker.log").read_text()[-2000:], style="red")
@@ -229,23 +237,20 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
                     exit_code = 1
                     console.print(f"Not seen: {missing}", style="red")
                 explain("".join(text.rpartition("Notice: ")[1:]))
-                orders = client.list_workflows(shell.orders)
-                new = [order.id async for order in orders if order.id not in known]
-                known += new
-                handles = [client.get_workflow_handle(order_id) for order_id in new]
-                ended = [(await order.describe()).typed_search_attributes for order in handles]
-                outcome = ", ".join({order.get(ORDER_STATUS, "") for order in ended})
+                listed = [order.id async for order in client.list_workflows(shell.orders)]
+                new = [order_id for order_id in listed if order_id not in known]
+                known.update(new)
+                ended = [await client.get_workflow_handle(order_id).describe() for order_id in new]
+                statuses = {order.typed_search_attributes.get(ORDER_STATUS, "") for order in ended}
                 label = new[0] if len(new) == 1 else f"{len(new)} orders"
-                page = f"/{new[0]}" if len(new) == 1 else f"?query={quote(shell.orders)}"
-                link = web_ui and f"{web_ui}{page}"
-                console.print(link)
+                link = f"{web_ui}/{new[0]}" if len(new) == 1 else all_orders
+                console.print(link, soft_wrap=True)
                 mark, style = ("✗", "red") if missing else ("✓", "green")
-                table.add_row(mark, heading, Text(label, Style(link=link)), outcome, style=style)
+                order = Text(label, Style(link=link))
+                table.add_row(mark, heading, order, ", ".join(statuses), style=style)
             console.print("", table, "")
             if keep:
-                if pause:
-                    await wait_for_enter("Enter leaves three orders to look at.")
-                await shell.keep(client, web_ui)
+                await shell.keep(client, web_ui, pause)
         finally:
             with suppress(ConnectionError):
                 await shell.close()

@@ -1,4 +1,4 @@
-"""Reads orders as a web shop exports them: JSON Lines, or one JSON array.
+"""Reads orders as a web shop exports them: JSON Lines, an order in each line.
 
     {"order_id": "A-17", "customer_name": "Ada", "items": [{"sku": "temporal-mug", "quantity": 2}]}
 
@@ -8,40 +8,26 @@ An order may have a `card`, too, and an item a `unit_price_cents`.
 import json
 import sys
 from codecs import BOM_UTF8
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from order_fulfillment.shared import CATALOGUE, Order, OrderItem
 
 KINDS = {str: "text", int: "a whole number", dict: "an object", list: "a list"}
 
 
-def open_binary(path: str) -> BinaryIO:
-    """Open the file at a path; - is stdin."""
-    return sys.stdin.buffer if path == "-" else Path(path).open("rb")
+def read(path: str) -> list[tuple[int, bytes]]:
+    """The lines of a file that are not empty, with their numbers; a path of - is stdin."""
+    content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+    lines = enumerate(content.removeprefix(BOM_UTF8).splitlines(), 1)
+    return [(number, line) for number, line in lines if line.strip()]
 
 
-def elements(file: BinaryIO) -> Iterator[tuple[str, object]]:
-    """Each element of a file for `parse`, with its place in words. Reads line by line."""
-    lines = ((number, line) for number, line in enumerate(file, 1) if line.strip())
-    for position, (number, line) in enumerate(lines):
-        if position or not line.removeprefix(BOM_UTF8).lstrip().startswith(b"["):
-            yield f"line {number}", line
-            continue
-        array = line + file.read()
-        try:
-            for place, each in enumerate(json.loads(array), 1):
-                yield f"element {place}", each
-        except ValueError:
-            yield "the array", array
-
-
-def parse(element: object, model: Order) -> tuple[str | None, Order]:
-    """Return the ID of an element, or None, and its order; ValueError with the field if wrong."""
+def parse(line: bytes, model: Order) -> tuple[str | None, Order]:
+    """Return the ID in a line, or None, and its order; ValueError with the field if wrong."""
     try:
-        value = json.loads(element) if isinstance(element, bytes) else element
+        value = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON at character {error.pos + 1}: {error.msg}") from None
     fields = _object("", value, "order_id", "customer_name", "items", "card")

@@ -90,10 +90,6 @@ class UnknownItemError(ServiceError):
     """The warehouse does not know an article: the shop that took the order has a bug."""
 
 
-class ConflictError(ServiceError):
-    """Another delivery took the payment or the goods: the code that asks has a bug."""
-
-
 class ShopServices:
     """All three services, and their books in one file. Any thread may call them."""
 
@@ -172,14 +168,10 @@ class ShopServices:
                 ("authorizations", "captured_at", authorization),
                 ("holds", "shipped_at", hold),
             ):
-                state = f"SELECT {taken_at}, lapses_at FROM {table} WHERE reference = ?"
-                taken, lapses_at = books.execute(state, (reference,)).fetchone() or (None, "")
-                if taken:
-                    raise ConflictError(f"{reference} was taken by another delivery")
-                if lapses_at <= now:
+                free = f"reference = ? AND {taken_at} IS NULL AND lapses_at > ?"
+                take = f"UPDATE {table} SET {taken_at} = ? WHERE {free}"
+                if books.execute(take, (now, reference, now)).rowcount == 0:
                     raise LapsedError(f"{reference} has lapsed, or is not in these books")
-                take = f"UPDATE {table} SET {taken_at} = ? WHERE reference = ?"
-                books.execute(take, (now, reference))
             books.execute(
                 "UPDATE stock SET on_hand = on_hand - quantity FROM holds "
                 "WHERE stock.sku = holds.sku AND reference = ?",

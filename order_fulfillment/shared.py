@@ -1,10 +1,12 @@
 """The words of the domain: what an order is, what people decide about it, how it ends."""
 
+import os
 import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-TASK_QUEUE = "order-fulfillment"
+# Starters put orders on this queue, and any number of workers take them from it.
+TASK_QUEUE = os.environ.get("TEMPORAL_TASK_QUEUE", "order-fulfillment")
 
 MAX_QUANTITY = 1000
 MAX_CENTS = 10**12  # Far below 2**63, the limit of the services' database.

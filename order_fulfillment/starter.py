@@ -3,8 +3,8 @@
 import argparse
 import asyncio
 import json
-import os
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -34,7 +34,7 @@ async def start(
             OrderWorkflow.run,
             order,
             id=order_id,
-            task_queue=os.environ.get("TEMPORAL_TASK_QUEUE") or TASK_QUEUE,
+            task_queue=TASK_QUEUE,
             # By default Temporal would reuse the ID of an order that has ended.
             id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
             static_details=orders.details(order_id, order),
@@ -62,7 +62,9 @@ async def start_one(order_id: str, order: Order, wait: bool) -> None:
 
 async def start_file(path: str, model: Order, wait: bool) -> int:
     """Start the orders of a file, and return the exit code. `model` has the fields they leave out."""
-    file = order_file.open_binary(path)  # First, so that a wrong path is told at once.
+    # In a thread, so that Ctrl-C works while stdin waits for input.
+    loop = asyncio.get_running_loop()
+    lines = await loop.run_in_executor(ThreadPoolExecutor(1), order_file.read, path)
     client = await connect()
     searchable = await orders.searchable(client, cli.print_message)
     started: list[orders.OrderHandle] = []
@@ -70,23 +72,20 @@ async def start_file(path: str, model: Order, wait: bool) -> int:
     ended = Counter[str]()
     counts = Counter({"started": 0, "existed already": 0, "invalid": 0})
 
-    async def start_next(entry: tuple[str, object]) -> None:
-        place, element = entry
+    async def start_next(numbered_line: tuple[int, bytes]) -> None:
+        number, line = numbered_line
         try:
-            order_id, order = order_file.parse(element, model)
+            order_id, order = order_file.parse(line, model)
             # Longer than that of a single order, since a file may have many of them.
             order_id = order_id or f"order-{token_hex(8)}"
             started.append(await start(client, order_id, order, searchable))
         except WorkflowAlreadyStartedError:  # An earlier run has started it from the same file.
             counts["existed already"] += 1
-        except (TimeoutError, asyncio.CancelledError):  # The answer is lost, perhaps not the start.
-            cli.print_message(f"{place}: may have been started as {order_id}")
-            raise
         except (ValueError, RPCError) as error:
             if isinstance(error, RPCError) and error.status != RPCStatusCode.INVALID_ARGUMENT:
                 raise
             counts["invalid"] += 1
-            cli.print_message(f"{place}: {error}")
+            cli.print_message(f"line {number}: {error}")
         else:
             counts["started"] += 1
             cli.print_result(order_id)
@@ -107,7 +106,7 @@ async def start_file(path: str, model: Order, wait: bool) -> int:
             cli.print_result(json.dumps(asdict(result)))
 
     try:
-        await cli.side_by_side(start_next, order_file.elements(file))
+        await cli.side_by_side(start_next, lines)
     finally:
         cli.print_message(", ".join(f"{count} {what}" for what, count in counts.items()))
     if wait:
@@ -132,33 +131,27 @@ def main() -> None:
         description="Start an order, or a file of orders, and print their workflow IDs.",
         epilog=f"catalogue: {prices}",
     )
-    name_help = "who ordered (default: %(default)s)"
-    parser.add_argument("name", metavar="NAME", nargs="?", default="Ada Lovelace", help=name_help)
-    file_help = "a file of orders (- is stdin); an option stands for a field that they leave out"
-    parser.add_argument("--file", metavar="PATH", help=file_help)
-    parser.add_argument("--workflow-id", metavar="ID", help="a new ID (default: a random one)")
+    next_year = f"{datetime.now(UTC) + timedelta(days=365):%m/%y}"
+    add = parser.add_argument
+    add("name", metavar="NAME", nargs="?", default="Ada Lovelace", help="who ordered")
+    add("--file", metavar="PATH", help="orders in JSON Lines (- is stdin); options fill their gaps")
+    add("--workflow-id", metavar="ID", help="a new ID (default: a random one)")
     items_help = "repeat it for several articles (default: temporal-tshirt and temporal-mug=2)"
-    parser.add_argument(
-        "--item", metavar="SKU[=QUANTITY]", type=item, action="append", help=items_help
-    )
-    expiry = f"{datetime.now(UTC) + timedelta(days=365):%m/%y}"
-    card_help = "the last month in which the card is valid (default: %(default)s)"
-    parser.add_argument("--card-expiry", metavar="MM/YY", default=expiry, help=card_help)
+    add("--item", metavar="SKU[=QUANTITY]", type=item, action="append", help=items_help)
+    add("--card-expiry", metavar="MM/YY", default=next_year, help="the card's last month")
     timeout_help = "time to decide once the inventory is reserved (default: %(default)s)"
-    parser.add_argument(
-        "--approval-timeout", metavar="SECONDS", type=float, default=30.0, help=timeout_help
-    )
+    add("--approval-timeout", metavar="SECONDS", type=float, default=30.0, help=timeout_help)
     above_help = "an order that costs no more needs no decision (default: every order needs one)"
-    parser.add_argument("--approval-above", metavar="USD", type=float, default=0, help=above_help)
-    outage = parser.add_mutually_exclusive_group()
-    downtime_help = "the inventory service is down and stays down"
-    outage.add_argument("--simulate-inventory-downtime", action="store_true", help=downtime_help)
-    survived, down_help = range(1, LAST_OUTAGE_ATTEMPT), "it is down for this many attempts"
-    outage.add_argument("--inventory-recovers-after", type=int, choices=survived, help=down_help)
+    add("--approval-above", metavar="USD", type=float, default=0, help=above_help)
+    down_help = "the inventory service is down and stays down"
+    add("--simulate-inventory-downtime", action="store_true", help=down_help)
+    attempts, up_help = range(1, LAST_OUTAGE_ATTEMPT), "it is down for this many attempts"
+    add("--inventory-recovers-after", type=int, choices=attempts, default=0, help=up_help)
     result_help = "wait for the order to end and print its result as one line of JSON"
-    parser.add_argument("--wait-result", action="store_true", help=result_help)
+    add("--wait-result", action="store_true", help=result_help)
     arguments = parser.parse_args()
     lasting = arguments.simulate_inventory_downtime
+    recovers_after = None if lasting else arguments.inventory_recovers_after
     try:
         order = Order(
             customer_name=arguments.name,
@@ -166,7 +159,7 @@ def main() -> None:
             card=Card("tok_sample", arguments.card_expiry),
             approval_timeout=arguments.approval_timeout,
             approval_above_cents=round(100 * arguments.approval_above),
-            simulation=Simulation(None if lasting else arguments.inventory_recovers_after or 0),
+            simulation=Simulation(recovers_after),
         )
         order.check()
     except (ValueError, OverflowError) as error:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import os
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -36,7 +35,6 @@ def create_worker(
     steps = OrderActivities(services)
     return Worker(
         client,
-        # Starters put orders on this queue; any number of workers take them from it.
         task_queue=task_queue,
         workflows=[OrderWorkflow],
         activities=[steps.process_payment, steps.reserve_inventory, steps.deliver_order],
@@ -70,28 +68,28 @@ async def work(
 ) -> None:
     """Serve orders until SIGTERM or Ctrl-C."""
     client = await connect(set_up_telemetry(metrics_address))
-    task_queue = os.environ.get("TEMPORAL_TASK_QUEUE") or TASK_QUEUE
     async with hold_pid_file(pid_file):
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         with closing(ShopServices(shop_db)) as services:
-            async with create_worker(client, task_queue, services, build_id):
+            async with create_worker(client, TASK_QUEUE, services, build_id):
                 where = client.namespace, client.service_client.config.target_host
-                logger.info("Worker is polling %r of namespace %r at %s", task_queue, *where)
+                logger.info("Worker is polling %r of namespace %r at %s", TASK_QUEUE, *where)
                 await stop.wait()
 
 
 def main() -> None:
     """Read the command line and serve orders."""
     parser = cli.ArgumentParser(description="Host the order workflow and its activities.")
-    id_help = "where to keep the process ID, for `kill` (default: %(default)s)"
-    parser.add_argument("--pid-file", metavar="PATH", type=Path, default="worker.pid", help=id_help)
+    add = parser.add_argument
+    pid_help = "where to keep the process ID, for `kill` (default: %(default)s)"
+    add("--pid-file", metavar="PATH", type=Path, default="worker.pid", help=pid_help)
     books_help = "where the services keep their books (default: shop.db beside this script)"
-    parser.add_argument("--shop-db", metavar="PATH", type=Path, default=BOOKS, help=books_help)
+    add("--shop-db", metavar="PATH", type=Path, default=BOOKS, help=books_help)
     metrics_help = "where Prometheus finds metrics, such as 127.0.0.1:9464 (default: nowhere)"
-    parser.add_argument("--metrics-address", metavar="IP:PORT", help=metrics_help)
-    parser.add_argument("--build-id", metavar="ID", help="serve only orders of this version")
+    add("--metrics-address", metavar="IP:PORT", help=metrics_help)
+    add("--build-id", metavar="ID", help="serve only orders of this version")
     arguments = parser.parse_args()
     if arguments.build_id == "":
         parser.error("--build-id is empty")

@@ -177,7 +177,7 @@ def test_what_another_delivery_took_is_not_taken_again(shop: Shop, other: str) -
     with pytest.raises(ApplicationError) as refused:
         shop.deliver(authorization, reservation, key="run-2/delivery")
 
-    assert (refused.value.type, refused.value.non_retryable) == ("ConflictError", False)
+    assert (refused.value.type, refused.value.non_retryable) == ("LapsedError", True)
     assert shop.rows() == rows
     assert shop.on_hand("temporal-mug") == INITIAL_STOCK["temporal-mug"] - 2
 

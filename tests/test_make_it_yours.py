@@ -26,7 +26,7 @@ from temporalio.client import Client, WorkflowFailureError
 from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
-from order_fulfillment import orders
+from order_fulfillment import orders, shared
 from order_fulfillment.shared import ApprovalDecision, OrderStatus, PaymentRequest
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import SCRIPTS, Shop, copy_of_the_scripts
@@ -248,6 +248,7 @@ async def test_two_people_decide_on_the_web_page(
     for name in [name for name in shop.environment if name.startswith("TEMPORAL_")]:
         monkeypatch.setenv(name, shop.environment[name])
     monkeypatch.setattr(orders, "QUERY_SECONDS", 1)
+    monkeypatch.setattr(shared, "TASK_QUEUE", shop.task_queue)
     app = module("approvals", "Approval on a web page", tmp_path, monkeypatch).app
     early = await place(dev_server, shop.task_queue)
     grace, edsger = ({"X-Forwarded-User": name} for name in ("Grace", "Edsger"))

@@ -1,11 +1,9 @@
-"""worker.pid has at most one owner, and nothing else that is in its place is overwritten."""
+"""worker.pid has at most one owner."""
 
 import asyncio
 import os
 import signal
 from pathlib import Path
-
-import pytest
 
 from order_fulfillment.support.pid_file import hold_pid_file
 from tests.conftest import Shop
@@ -48,17 +46,6 @@ async def test_a_worker_that_is_told_to_stop_is_followed_by_the_next_one(shop: S
         assert (shop.folder / "worker.pid").read_text() == f"{second.pid}\n"
         second.send(signal.SIGTERM)
         assert await asyncio.to_thread(second.wait, 10) == 0
-
-
-async def test_a_file_of_the_users_is_refused_and_left_alone(tmp_path: Path) -> None:
-    notes = tmp_path / "notes.txt"
-    notes.write_bytes(b"4711 things to do at the caf\xe9")
-
-    with pytest.raises(OSError, match="is no PID file, but has other content"):
-        async with hold_pid_file(notes):
-            pass
-
-    assert notes.read_bytes() == b"4711 things to do at the caf\xe9"
 
 
 async def test_a_killed_workers_file_is_taken_over_at_once(tmp_path: Path) -> None:

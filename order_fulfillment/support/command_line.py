@@ -6,7 +6,6 @@ import os
 import sys
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Never
 
@@ -43,20 +42,17 @@ def print_message(line: str) -> None:
 
 
 async def side_by_side[T](act: Callable[[T], Awaitable[object]], items: Iterable[T]) -> None:
-    """Act on all items as they come, on a limited number of them at once, up to the first error."""
-    waiting, loop = iter(items), asyncio.get_running_loop()
-    # Reading waits for whoever writes into a pipe, which must hold up nobody else. This thread,
-    # unlike those of asyncio.to_thread, does not hold up Ctrl-C either.
-    reader = ThreadPoolExecutor(1)
+    """Act on all items, on a limited number of them at once, up to the first error."""
+    free = asyncio.Semaphore(SIDE_BY_SIDE)
 
-    async def act_on_next() -> None:
-        while (item := await loop.run_in_executor(reader, next, waiting, None)) is not None:
+    async def act_on(item: T) -> None:
+        async with free:
             await act(item)
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(SIDE_BY_SIDE):
-                group.create_task(act_on_next())
+            for item in items:
+                group.create_task(act_on(item))
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
 

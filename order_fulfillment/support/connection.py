@@ -4,7 +4,6 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import cache
 
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
@@ -52,7 +51,8 @@ async def connect(runtime: Runtime | None = None) -> Client:
         raise ConfigurationError(message) from None
     address = config.setdefault("target_host", "localhost:7233")
     namespace = config.setdefault("namespace", "default")
-    runtime = runtime or _quiet_runtime()
+    # By default the SDK's Rust core logs to stdout, which is for results.
+    runtime = runtime or Runtime(telemetry=TelemetryConfig(logging=None))
     try:
         # The SDK waits for ever for a listener that accepts a connection and says nothing.
         async with answer_within():
@@ -68,27 +68,7 @@ async def connect(runtime: Runtime | None = None) -> Client:
     except TimeoutError:
         cause = f"no answer in {ANSWER_SECONDS} seconds"
     except (RuntimeError, ValueError) as error:
-        cause = _cause(str(error))
+        # Of the one long string of the SDK's Rust core, the words in the last quotation marks.
+        cause = re.sub(r'.*"([^"]+)".*', r"\1", str(error))
     start = "start one with: uv run temporal server start-dev, or check TEMPORAL_ADDRESS"
     raise ConnectionError(f"no Temporal server at {address}: {cause}; {start}")
-
-
-@cache
-def _quiet_runtime() -> Runtime:
-    # By default the SDK's Rust core logs to stdout, which is for results.
-    return Runtime(telemetry=TelemetryConfig(logging=None))
-
-
-def _cause(error: str) -> str:
-    """Find the cause in an error of the SDK's Rust core, which is one long string."""
-    for pattern, cause in {
-        "InvalidContentType": "it does not speak TLS",
-        r"InvalidCertificate\((\w+)": "its certificate is not to be trusted ({})",
-        r"(?:AlertReceived\(|fatal alert: )(\w+)": "it refuses the TLS connection ({})",
-        # The first call, after the connection was made.
-        "get_system_info.*(?:transport error|canceled)": "it does not speak gRPC, or wants TLS",
-        r'.*"([^"]+)"': "{}",
-    }.items():
-        if found := re.search(pattern, error):
-            return cause.format(*found.groups())
-    return error

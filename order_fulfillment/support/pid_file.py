@@ -17,10 +17,10 @@ async def hold_pid_file(path: Path) -> AsyncIterator[None]:
     """Hold the file with this process's ID in it, and remove it at the end.
 
     A worker that was told to stop holds it for some seconds yet: this waits for it. OSError when
-    the file stays held, cannot be written, or is no PID file.
+    the file stays held or cannot be written.
     """
     for attempt in range(10 * PATIENCE_SECONDS):
-        file = path.open("a+", errors="replace")
+        file = path.open("a+")
         with suppress(BlockingIOError, FileNotFoundError):
             # The lock goes with the process, however it ends; the file may stay.
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -33,15 +33,12 @@ async def hold_pid_file(path: Path) -> AsyncIterator[None]:
     else:
         raise FileExistsError(f"{str(path)!r} is held by worker {path.read_text().strip()}")
     with file:
-        file.seek(0)
-        content = file.read(20).strip()
-        if content and not content.isdecimal():
-            raise FileExistsError(f"{str(path)!r} is no PID file, but has other content")
         file.truncate(0)
         print(os.getpid(), file=file, flush=True)
         try:
             yield
         finally:
-            # Somebody may have removed it meanwhile, and the next worker have its own there.
-            if path.exists() and path.read_text() == f"{os.getpid()}\n":
-                path.unlink()
+            # After `rm worker.pid` the next worker may have its own file there.
+            with suppress(FileNotFoundError):
+                if os.path.samefile(path, file.fileno()):
+                    path.unlink()
