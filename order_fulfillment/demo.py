@@ -35,12 +35,12 @@ from order_fulfillment.workflow import ORDER_STATUS
 PACKAGE = Path(__file__).resolve().parent
 README = PACKAGE.parent / "README.md"
 PATIENCE_SECONDS = 60
-START_WORKER = "uv run worker.py > worker.log 2>&1 &\n"
+START_WORKER = "uv run worker.py >> worker.log 2>&1 &\n"
 DONE = "this command is done"
 
 KEEP = r"""mv activities.py.bak activities.py 2> /dev/null
 sed -i.bak '/raise RuntimeError/s/# /if order.customer_name == "Unlucky": /' workflow.py
-kill "$(cat worker.pid)"; uv run worker.py > worker.log 2>&1 &
+kill "$(cat worker.pid)"; uv run worker.py >> worker.log 2>&1 &
 uv run starter.py --workflow-id waits-KEY --approval-timeout 86400
 grep -m 1 @@@ orders.jsonl | sed 's/{/{"order_id": "retried-KEY", /' | uv run starter.py --file -
 uv run starter.py "Unlucky" --workflow-id stuck-KEY --approval-timeout 86400
@@ -53,7 +53,7 @@ export {variables}
 cd {folder}
 uv run signals.py status waits-{key} retried-{key} stuck-{key}
 uv run signals.py approve waits-{key}
-mv workflow.py.bak workflow.py; kill "$(cat worker.pid)"; uv run worker.py > worker.log 2>&1 &
+mv workflow.py.bak workflow.py; kill "$(cat worker.pid)"; uv run worker.py >> worker.log 2>&1 &
 uv run temporal workflow reset -t LastWorkflowTask --reason fixed -w stuck-{key}
 """
 

@@ -116,7 +116,7 @@ async def result(order: OrderHandle, report: Report) -> OrderResult:
     Raises:
         WorkflowFailureError: when the order ended without a result.
     """
-    told = set[str]()
+    told, began = set[str](), datetime.now(UTC)
     # `order.result()` would wait, too, but fails when the server restarts or the order is reset.
     while True:
         try:
@@ -124,7 +124,7 @@ async def result(order: OrderHandle, report: Report) -> OrderResult:
             if description.status != WorkflowExecutionStatus.RUNNING:
                 async with answer_within():
                     return await order.result()
-            news = [news async for news in _news(description, order)]
+            news = [news async for news in _news(description, order, began)]
         except TimeoutError as error:
             news = [f"still waiting: {error}"]
         for line in news:
@@ -135,15 +135,18 @@ async def result(order: OrderHandle, report: Report) -> OrderResult:
         await asyncio.sleep(0.5)  # A longer pause would miss the first failed attempt.
 
 
-async def _news(order: WorkflowExecutionDescription, handle: OrderHandle) -> AsyncIterator[str]:
+async def _news(
+    order: WorkflowExecutionDescription, handle: OrderHandle, began: datetime
+) -> AsyncIterator[str]:
     for failed in failed_attempts(order):
         yield failed
-    if order.typed_search_attributes.get(ORDER_STATUS) == OrderStatus.AWAITING_APPROVAL:
-        yield f"it waits for a decision; approve it: {command('signals.py', 'approve', order.id)}"
     task = order.raw_description.pending_workflow_task
-    # A workflow task takes milliseconds.
-    if task.attempt and datetime.now(UTC) - task.scheduled_time.ToDatetime(UTC) > OVERDUE:
-        yield f"still waiting: {await _obstacle(order, handle)}"
+    if task.attempt:  # A workflow task takes milliseconds, if a worker is there.
+        since = max(began, task.scheduled_time.ToDatetime(UTC))
+        if datetime.now(UTC) - since > OVERDUE:
+            yield f"still waiting: {await _obstacle(order, handle)}"
+    elif order.typed_search_attributes.get(ORDER_STATUS) == OrderStatus.AWAITING_APPROVAL:
+        yield f"it waits for a decision; approve it: {command('signals.py', 'approve', order.id)}"
 
 
 @asynccontextmanager

@@ -218,9 +218,11 @@ def test_a_server_that_does_not_start_tells_why(tmp_path: Path) -> None:
 
 
 def test_the_readme_shows_the_workflow_word_for_word() -> None:
-    [lines] = re.findall("(?ms)^```python\n(.+?)^```", README.read_text())
+    code = (SCRIPTS / "workflow.py").read_text()
+    path, wait = re.findall("(?ms)^```python\n(.+?)^```", README.read_text())
 
-    assert indent(lines, " " * 8) in (SCRIPTS / "workflow.py").read_text()
+    assert indent(path, " " * 8) in code
+    assert indent(wait, " " * 12) in code
 
 
 SPECIFICATION = """\
