@@ -1,8 +1,6 @@
 """Orders placed straight through the client, and what their histories say."""
 
 import asyncio
-import json
-from base64 import b64encode
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,12 +10,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
-from google.protobuf.descriptor import Descriptor
-from google.protobuf.json_format import ParseError
 from temporalio import activity
-from temporalio.api.common.v1 import Payload
 from temporalio.api.enums.v1 import EventType
-from temporalio.api.history.v1 import History
 from temporalio.client import Client, WorkflowHandle, WorkflowHistory
 from temporalio.common import RawValue
 from temporalio.exceptions import ApplicationError
@@ -189,42 +183,8 @@ async def replay(history: WorkflowHistory, workflow: type = OrderWorkflow) -> No
 
 
 def recorded(path: Path) -> WorkflowHistory:
-    """A history that was downloaded: with the CLI, in the Web UI, or from the HTTP API.
-
-    Raises:
-        ValueError: when it is none of these, or its payloads were decoded for display.
-    """
-    instead = f"download it with: temporal workflow show --workflow-id {path.stem} --output json"
-    try:
-        history = json.loads(path.read_text())
-        history = (
-            {"events": history} if isinstance(history, list) else history.get("history", history)
-        )
-        history["events"][0]["eventId"]
-    except (ValueError, AttributeError, LookupError, TypeError):
-        raise ValueError(f"{path} is not the history of a workflow; {instead}") from None
-    try:
-        return WorkflowHistory.from_json(path.stem, _encoded(history, History.DESCRIPTOR))
-    except ParseError:
-        raise ValueError(f"the payloads in {path} were decoded for display; {instead}") from None
-
-
-def _encoded(value: Any, kind: Descriptor | None) -> Any:
-    """Encode the payloads which the HTTP API shows as the values that they hold."""
-    name = kind.name if kind else ""
-    if name == "Payload" and not (isinstance(value, dict) and "metadata" in value):
-        encoding, data = (b64encode(each.encode()) for each in ("json/plain", json.dumps(value)))
-        return {"metadata": {"encoding": encoding.decode()}, "data": data.decode()}
-    if name == "Payloads" and isinstance(value, list):
-        return {"payloads": [_encoded(each, Payload.DESCRIPTOR) for each in value]}
-    if isinstance(value, list):
-        return [_encoded(each, kind) for each in value]
-    if not kind or not isinstance(value, dict) or name in ("Payload", "Payloads"):
-        return value
-    fields = {field.json_name: field.message_type for field in kind.fields}
-    if kind.GetOptions().map_entry:
-        fields = dict.fromkeys(value, fields["value"])
-    return {key: _encoded(each, fields.get(key)) for key, each in value.items()}
+    """A history that was saved by `temporal workflow show --output json`."""
+    return WorkflowHistory.from_json(path.stem, path.read_text())
 
 
 class SlowDelivery:

@@ -6,8 +6,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from threading import Event, Thread
+from dataclasses import dataclass
+from threading import Thread
 
 type Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -20,9 +20,6 @@ class Listener:
 
     first_contact: float | None = None
     """When the first connection came, on the monotonic clock."""
-
-    silent: Event = field(default_factory=Event)
-    """Once set, a proxy forwards nothing more."""
 
 
 @contextmanager
@@ -69,9 +66,8 @@ def proxy(server: str, tls: ssl.SSLContext | None = None) -> Iterator[Listener]:
 
     async def forward(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         while data := await source.read(65536):
-            if not listener.silent.is_set():
-                target.write(data)
-                await target.drain()
+            target.write(data)
+            await target.drain()
         target.close()
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
