@@ -173,7 +173,9 @@ class Shell:
     async def keep(self, client: Client, web_ui: str, pause: bool) -> None:
         """Leave an order that waits, one that is retried, and one that is stuck, until Ctrl-C."""
         explain("These commands leave an order that waits, one that is retried, and one in a bug.")
-        await self.type(KEEP.replace("KEY", self.key), pause)
+        if pause:
+            await wait_for_enter()
+        await self.type(KEEP.replace("KEY", self.key))
         self.variables["TEMPORAL_ADDRESS"] = client.service_client.config.target_host
         variables = shlex.join(f"{name}={value}" for name, value in self.variables.items())
         folder = shlex.quote(str(self.copy))
