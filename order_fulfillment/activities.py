@@ -17,7 +17,7 @@ from order_fulfillment.services import RefusedError, ServiceError, ShopServices
 from order_fulfillment.shared import DeliveryRequest, PaymentRequest, ReservationRequest
 
 LAST_OUTAGE_ATTEMPT = 4
-"""The simulated outage fails the order at this attempt, 3.5 seconds after the first."""
+"""The simulated outage fails the order at this attempt. It comes 3.5 seconds after the first."""
 
 
 class OrderActivities:
@@ -49,7 +49,7 @@ class OrderActivities:
             raise ApplicationError(
                 "the inventory service is down",
                 type="InventoryUnavailableError",
-                # With `maximum_attempts` in the retry policy, dead workers would fail orders, too.
+                # `maximum_attempts` in the retry policy would count dead workers, too.
                 non_retryable=attempt >= LAST_OUTAGE_ATTEMPT,
             )
         quantities = request.quantities

@@ -31,14 +31,14 @@ async def decide(order: OrderHandle, decision: ApprovalDecision, report: Report)
     await orders.describe(order)  # The ID may be that of another kind of workflow.
     try:
         async with answer_within():
-            # The server keeps a signal even while no worker runs. It would not keep an update.
+            # The server keeps a signal even while no worker runs.
             await order.signal(OrderWorkflow.approve_order, decision)
         async with orders.worker_answers(order):
             # A signal has no answer. A query tells whether another decision came first.
             first = await order.query(OrderWorkflow.decision)
-    except OrderError as error:
-        reason = str(error).partition(";")[0]
-        report(f"the decision is safe on the server, but not confirmed yet: {reason}")
+    except OrderError:
+        see = orders.command("signals.py", "status", order.id)
+        report(f"the decision is safe on the server, but not confirmed yet; see why: {see}")
         return ""
     except RPCError as error:
         if error.status != RPCStatusCode.NOT_FOUND:

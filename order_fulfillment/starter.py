@@ -41,8 +41,8 @@ async def start(
             memo=orders.memo(order),
             search_attributes=orders.search_attributes(order) if searchable else None,
         )
-    # A handle by ID follows the order through `temporal workflow reset`, which starts a new run.
-    # The handle that start_workflow returns stays with the first run.
+    # `temporal workflow reset` starts a new run of the order. A handle by ID follows it there. The
+    # handle that start_workflow returns stays with the first run.
     return client.get_workflow_handle_for(OrderWorkflow.run, order_id)
 
 
@@ -76,7 +76,7 @@ async def start_file(path: str, model: Order, wait: bool) -> int:
         number, line = numbered_line
         try:
             order_id, order = order_file.parse(line, model)
-            # Longer than that of a single order, since a file may have many of them.
+            # A file may have many orders, so their random IDs are longer.
             order_id = order_id or f"order-{token_hex(8)}"
             started.append(await start(client, order_id, order, searchable))
         except WorkflowAlreadyStartedError:  # An earlier run has started it from the same file.

@@ -39,15 +39,15 @@ def create_worker(
         workflows=[OrderWorkflow],
         activities=[steps.process_payment, steps.reserve_inventory, steps.deliver_order],
         # The activities are plain functions, which run in threads. The worker takes no more of them
-        # than it has threads: the others would time out while they wait for one.
+        # than it has threads. Any others would time out while they wait for a thread.
         activity_executor=ThreadPoolExecutor(ACTIVITY_THREADS),
         max_concurrent_activities=ACTIVITY_THREADS,
         # Without it, a signal that has no argument, say from the Web UI, would stall its order.
         interceptors=[SignalGuard()],
         # Running activities get this time to finish when the worker is stopped.
         graceful_shutdown_timeout=timedelta(seconds=ACTIVITY_SECONDS),
-        # An order's tasks go to the worker that has the order in its cache. If that one does not
-        # take a task in this time, any worker may. Busy workers need the time, too.
+        # An order's tasks go to the worker that has the order in its cache. After this time any
+        # worker may take them. A shorter time would take tasks away from a busy worker.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=5),
         # In a burst of orders, tasks would wait for the five pollers that are the default.
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),

@@ -5,8 +5,8 @@ Temporal's rules for workflow code:
   results in the order's history, and it must take the same path again. So it uses no I/O, and no
   clock and randomness but `workflow.now()` and `workflow.random()`.
 - What touches the outside world is an activity, which may run more than once.
-- An error of Temporal fails the order: an activity has failed for good, or a timeout is over. Any
-  other exception, such as a KeyError, is a bug. The order stalls until the code is fixed.
+- The final error of an activity fails the order, and so does a TimeoutError. Any other exception,
+  such as a KeyError, is a bug. The order stalls until the code is fixed.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ from temporalio import workflow
 from temporalio.common import RetryPolicy, SearchAttributeKey
 from temporalio.exceptions import ActivityError, is_cancelled_exception
 
-# To keep orders apart, the sandbox imports this file again for every order. It would import our
-# other modules again, too. They keep no state, so all orders can share one copy.
+# A worker runs workflow code in a sandbox. It keeps orders apart by importing this file again for
+# every order. Our other modules keep no state, so all orders can share one copy of them.
 with workflow.unsafe.imports_passed_through():
     from order_fulfillment.activities import OrderActivities
     from order_fulfillment.shared import (
@@ -36,8 +36,8 @@ with workflow.unsafe.imports_passed_through():
 ORDER_STATUS = SearchAttributeKey.for_keyword("OrderStatus")
 
 # Nothing has to be undone for an order that ends early: its authorization and its reservation
-# lapse. Both outlast the time to decide, because an approved order may have to wait for a fix. The
-# reservation lapses sooner, because other customers want the goods.
+# lapse. They outlast the time to decide by these margins, for approved orders that have to wait until
+# a bug is fixed. The reservation lapses sooner, because other customers want the goods.
 AUTHORIZATION_MARGIN_SECONDS = 7 * 24 * 60 * 60
 RESERVATION_MARGIN_SECONDS = 60 * 60
 
@@ -76,9 +76,9 @@ class OrderWorkflow:
             raise
 
     async def _fulfill(self, order: Order) -> OrderResult:
-        # A step may run more than once; by its idempotency key the service recognizes it. The ID of
-        # the first run stays the same over retries, dead workers and a reset, and no other order
-        # has it. The order's ID is for people who read the services' books.
+        # A step may run more than once. By its idempotency key the service recognizes it. No other
+        # order has the ID of this workflow's first run, which stays the same when a worker dies or
+        # an operator resets the order. The workflow's ID is for people who read the services' books.
         key = f"{workflow.info().workflow_id}/{workflow.info().first_execution_run_id}"
         authorized_seconds = order.approval_timeout + AUTHORIZATION_MARGIN_SECONDS
         reserved_seconds = order.approval_timeout + RESERVATION_MARGIN_SECONDS
@@ -140,14 +140,14 @@ class OrderWorkflow:
         if self._decision is None and order.total_cents <= order.approval_above_cents:
             limit = dollars(order.approval_above_cents)
             self._decision = ApprovalDecision(True, f"not above {limit}")
+        # When no worker ran for a while, a decision and the timeout may come together. Then the
+        # decision counts.
         with suppress(TimeoutError):
             await workflow.wait_condition(
                 lambda: self._decision is not None,
                 timeout=order.approval_timeout,
                 timeout_summary="Time to decide",
             )
-        # When no worker ran for a while, decision and timeout may come together. Then the decision
-        # counts.
         return self._decision
 
     async def _deliver(self, key: str, authorization: str, reservation: str) -> str:
@@ -158,8 +158,8 @@ class OrderWorkflow:
         try:
             return await asyncio.shield(step)
         except asyncio.CancelledError:
-            # If the history has not grown, the approval and the cancel request came in one workflow
-            # task. Then the server does not know of this step yet, and `cancel` takes it back.
+            # The history has grown, unless the approval and the cancel request came together. Then
+            # the server has not heard of this step yet, and `cancel` takes it back.
             if workflow.info().get_current_history_length() == began:
                 step.cancel()
                 raise
@@ -183,9 +183,9 @@ class OrderWorkflow:
 
     def _enter(self, status: OrderStatus) -> None:
         self._status = status
-        # The Web UI shows it for a running order. It adds no event to the history.
+        # The Web UI shows these details of a running order. They add no event to the history.
         workflow.set_current_details(f"{status.replace('_', ' ').capitalize()}.")
-        # Temporal's lists show it and search for it. A server that does not know the attribute would
-        # refuse the update. It knows the attribute if the order was started with it.
+        # Temporal's lists show the attribute, and search for it. A server may lack it, and would
+        # refuse the update. An order that was started with it is on a server that has it.
         if workflow.info().typed_search_attributes.get(ORDER_STATUS):
             workflow.upsert_search_attributes([ORDER_STATUS.value_set(status)])

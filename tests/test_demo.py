@@ -222,7 +222,7 @@ def test_the_readme_shows_the_workflow_word_for_word() -> None:
     path, wait = re.findall("(?ms)^```python\n(.+?)^```", README.read_text())
 
     assert indent(path, " " * 8) in code
-    assert indent(wait, " " * 12) in code
+    assert indent(wait, " " * 8) in code
 
 
 SPECIFICATION = """\
