@@ -49,7 +49,6 @@ class OrderActivities:
             raise ApplicationError(
                 "the inventory service is down",
                 type="InventoryUnavailableError",
-                # `maximum_attempts` in the retry policy would count dead workers, too.
                 non_retryable=attempt >= LAST_OUTAGE_ATTEMPT,
             )
         quantities = request.quantities

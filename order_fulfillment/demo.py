@@ -268,7 +268,7 @@ def main() -> None:
     )
     help = f"play this one; repeat it for several (default: all): {', '.join(names)}"
     parser.add_argument("--scenario", metavar="NAME", action="append", choices=names, help=help)
-    parser.add_argument("--pause", action="store_true", help="wait for Enter before each scenario")
+    parser.add_argument("--pause", action="store_true", help="wait for Enter before each command")
     parser.add_argument("--keep", action="store_true", help="leave three orders until Ctrl-C")
     playing = play(**vars(parser.parse_args()))
     run(playing, interrupted="whatever the demo started is stopped")

@@ -1,4 +1,4 @@
-"""Answers that take several calls of the SDK: which orders wait, why one has not ended, results."""
+"""What takes several calls of the SDK: an order's result, and why it has not ended yet."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ from temporalio.exceptions import ActivityError, CancelledError, WorkflowAlready
 from temporalio.service import RPCError, RPCStatusCode
 
 from order_fulfillment.shared import Order, OrderResult, OrderStatus, dollars
-from order_fulfillment.support.connection import answer_within, explain_call
+from order_fulfillment.support.connection import UNANSWERED, explain_call
 from order_fulfillment.workflow import ORDER_STATUS, OrderWorkflow
 
 CUSTOMER = SearchAttributeKey.for_keyword("Customer")
@@ -35,6 +35,7 @@ type Report = Callable[[str], object]
 
 # Longer than the sticky timeout in worker.py, after which the server gives up a dead worker.
 QUERY_SECONDS = 8
+NO_WORKER = RPCStatusCode.FAILED_PRECONDITION  # As the server refuses a query.
 OVERDUE = timedelta(seconds=3)
 WORKFLOW_TASK = "the workflow task of order"
 GOES_ON = "once workflow.py is fixed and the worker restarted, it goes on by itself"
@@ -54,7 +55,7 @@ def memo(order: Order) -> dict[str, str]:
 def details(order_id: str, order: Order) -> str:
     """Describe an order for whoever opens it in the Web UI, which shows Markdown."""
     items = ", ".join(f"{item.quantity} {item.sku}" for item in order.items)
-    decide = command("signals.py", "approve", order_id)
+    decide = shlex.join(["uv", "run", "signals.py", "approve", order_id])
     return f"{items[:1000]}. Total: {dollars(order.total_cents)}. Approve it: `{decide}`"
 
 
@@ -75,14 +76,13 @@ async def searchable(client: Client, report: Report) -> bool:
     keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
     attributes = {ORDER_STATUS.name: keyword, CUSTOMER.name: keyword}
     try:
-        async with answer_within():
-            with suppress(RPCError):  # A server refuses to count by an attribute that it lacks.
-                await client.count_workflows(" AND ".join(f"{name} = ''" for name in attributes))
-                return True
-            request = AddSearchAttributesRequest(
-                namespace=client.namespace, search_attributes=attributes
-            )
-            await client.operator_service.add_search_attributes(request)
+        with suppress(RPCError):  # A server refuses to count by an attribute that it lacks.
+            await client.count_workflows(" AND ".join(f"{name} = ''" for name in attributes))
+            return True
+        request = AddSearchAttributesRequest(
+            namespace=client.namespace, search_attributes=attributes
+        )
+        await client.operator_service.add_search_attributes(request)
     except RPCError as error:
         create = "temporal operator search-attribute create --type Keyword --name"
         report(
@@ -95,8 +95,7 @@ async def searchable(client: Client, report: Report) -> bool:
 
 async def describe(order: OrderHandle) -> WorkflowExecutionDescription:
     """Describe an order, which needs no worker; OrderError when the workflow is not an order."""
-    async with answer_within():
-        description = await order.describe()
+    description = await order.describe()
     if description.workflow_type != "OrderWorkflow":
         raise OrderError(f"workflow {order.id!r} is not an order")
     return description
@@ -122,11 +121,12 @@ async def result(order: OrderHandle, report: Report) -> OrderResult:
         try:
             description = await describe(order)
             if description.status != WorkflowExecutionStatus.RUNNING:
-                async with answer_within():
-                    return await order.result()
+                return await order.result()
             news = [news async for news in _news(description, order, began)]
-        except TimeoutError as error:
-            news = [f"still waiting: {error}"]
+        except RPCError as error:
+            if error.status not in UNANSWERED:
+                raise
+            news = [f"still waiting: {explain_call(error)}"]
         for line in news:
             # A line is news if its text before the semicolon is. The hint after it may change.
             if (beginning := line.partition(";")[0]) not in told:
@@ -153,23 +153,24 @@ async def _news(
 async def worker_answers(order: OrderHandle) -> AsyncIterator[None]:
     """Give a worker `QUERY_SECONDS` to answer a query; OrderError with the reason if none does."""
     description = await describe(order)
+    # While a workflow task fails, the server would keep the query waiting.
+    if description.raw_description.pending_workflow_task.attempt > 1:
+        raise OrderError(await _obstacle(description, order))
     try:
-        # While a workflow task fails, the server would keep the query waiting.
-        if description.raw_description.pending_workflow_task.attempt > 1:
-            raise TimeoutError
-        async with answer_within(QUERY_SECONDS):
+        async with asyncio.timeout(QUERY_SECONDS):
             yield
     except WorkflowQueryFailedError as error:
         # A worker may have to replay the order to answer, and then meet a bug of workflow.py.
         raise OrderError(f"{WORKFLOW_TASK} {order.id!r} fails: {error}; {GOES_ON}") from None
-    except (TimeoutError, RPCError):
+    except (TimeoutError, RPCError) as error:
+        if isinstance(error, RPCError) and error.status not in UNANSWERED | {NO_WORKER}:
+            raise
         raise OrderError(await _obstacle(description, order)) from None
 
 
 async def _obstacle(order: WorkflowExecutionDescription, handle: OrderHandle) -> str:
     """Say why no worker goes on: the workflow task fails, or none is there."""
-    async with answer_within():
-        history = await handle.fetch_history()
+    history = await handle.fetch_history()
     for event in reversed(history.events):
         failure = event.workflow_task_failed_event_attributes.failure
         # The server's own reasons, such as a restart in between, have no message.
@@ -211,8 +212,9 @@ def explain(order_id: str, error: Exception) -> str:
             return f"{order} was canceled before its delivery; nothing was charged or shipped"
         case WorkflowFailureError(cause=cause):
             return f"{order} was closed by the server: {cause}"
-        case TimeoutError():
-            return f"{error}; see what became of it: {command('signals.py', 'status', order_id)}"
+        case RPCError(status=status) if status in UNANSWERED:
+            see = command("signals.py", "status", order_id)
+            return f"{explain_call(error)}; see what became of it: {see}"
     return explain_call(error)
 
 

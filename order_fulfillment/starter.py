@@ -19,30 +19,27 @@ from order_fulfillment import order_file, orders
 from order_fulfillment.activities import LAST_OUTAGE_ATTEMPT
 from order_fulfillment.shared import CATALOGUE, TASK_QUEUE, Card, Order, OrderItem, Simulation
 from order_fulfillment.support import command_line as cli
-from order_fulfillment.support.connection import answer_within, connect
+from order_fulfillment.support.connection import connect
 from order_fulfillment.workflow import OrderWorkflow
-
-START_SECONDS = 10  # Many orders at once keep the server busy.
 
 
 async def start(
     client: Client, order_id: str, order: Order, searchable: bool
 ) -> orders.OrderHandle:
     """Start the workflow of an order, and return a handle that follows it."""
-    async with answer_within(START_SECONDS):
-        await client.start_workflow(
-            OrderWorkflow.run,
-            order,
-            id=order_id,
-            task_queue=TASK_QUEUE,
-            # By default Temporal would reuse the ID of an order that has ended.
-            id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-            static_details=orders.details(order_id, order),
-            memo=orders.memo(order),
-            search_attributes=orders.search_attributes(order) if searchable else None,
-        )
-    # `temporal workflow reset` starts a new run of the order. A handle by ID follows it there. The
-    # handle that start_workflow returns stays with the first run.
+    await client.start_workflow(
+        OrderWorkflow.run,
+        order,
+        id=order_id,
+        task_queue=TASK_QUEUE,
+        # By default Temporal would reuse the ID of an order that has ended.
+        id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
+        static_details=orders.details(order_id, order),
+        memo=orders.memo(order),
+        search_attributes=orders.search_attributes(order) if searchable else None,
+    )
+    # `temporal workflow reset` starts a new run of the order. A handle by ID has the result of that
+    # run. The handle that start_workflow returns would ask for the result of the first run.
     return client.get_workflow_handle_for(OrderWorkflow.run, order_id)
 
 
@@ -79,7 +76,7 @@ async def start_file(path: str, model: Order, wait: bool) -> int:
             # A file may have many orders, so their random IDs are longer.
             order_id = order_id or f"order-{token_hex(8)}"
             started.append(await start(client, order_id, order, searchable))
-        except WorkflowAlreadyStartedError:  # An earlier run has started it from the same file.
+        except WorkflowAlreadyStartedError:  # Perhaps from the same file.
             counts["existed already"] += 1
         except (ValueError, RPCError) as error:
             if isinstance(error, RPCError) and error.status != RPCStatusCode.INVALID_ARGUMENT:

@@ -24,7 +24,6 @@ from order_fulfillment.workflow import OrderWorkflow
 
 BOOKS = Path(__file__).with_name("shop.db")
 ACTIVITY_THREADS = 50
-ACTIVITY_SECONDS = 5
 logger = logging.getLogger(__name__)
 
 
@@ -45,7 +44,7 @@ def create_worker(
         # Without it, a signal that has no argument, say from the Web UI, would stall its order.
         interceptors=[SignalGuard()],
         # Running activities get this time to finish when the worker is stopped.
-        graceful_shutdown_timeout=timedelta(seconds=ACTIVITY_SECONDS),
+        graceful_shutdown_timeout=timedelta(seconds=5),
         # An order's tasks go to the worker that has the order in its cache. After this time any
         # worker may take them. A shorter time would take tasks away from a busy worker.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=5),
@@ -89,7 +88,11 @@ def main() -> None:
     add("--shop-db", metavar="PATH", type=Path, default=BOOKS, help=books_help)
     metrics_help = "where Prometheus finds metrics, such as 127.0.0.1:9464 (default: nowhere)"
     add("--metrics-address", metavar="IP:PORT", help=metrics_help)
-    add("--build-id", metavar="ID", help="serve only orders of this version")
+    add(
+        "--build-id",
+        metavar="ID",
+        help="serve only orders of this version (see docs/operations.md)",
+    )
     arguments = parser.parse_args()
     if arguments.build_id == "":
         parser.error("--build-id is empty")

@@ -65,8 +65,8 @@ class OrderWorkflow:
         """Fulfill the order, unless it is rejected, expires, fails or is canceled.
 
         Raises:
-            ActivityError: when a step failed for good; its cause has the step's own error type.
-            asyncio.CancelledError: when the order was canceled before its delivery.
+            ActivityError: when a step failed for good, or was canceled. Its cause tells which.
+            asyncio.CancelledError: when the order was canceled while it waited.
         """
         try:
             return await self._fulfill(order)

@@ -39,7 +39,7 @@ async def test_hostile_text_arrives_unchanged_and_is_shown_escaped(
     assert json.loads(result.stdout)["message"] == f"approved: {HOSTILE}"
     order = dev_server.get_workflow_handle(order_id)
     [began] = await details(order, "WORKFLOW_EXECUTION_STARTED")
-    [signaled] = await details(order, "WORKFLOW_EXECUTION_SIGNALED")
+    signaled, *_ = await details(order, "WORKFLOW_EXECUTION_SIGNALED")
     assert json.loads(began.input.payloads[0].data)["customer_name"] == HOSTILE
     assert json.loads(signaled.input.payloads[0].data)["note"] == HOSTILE
 

@@ -1,9 +1,8 @@
-"""Connects to the Temporal server, and bounds the calls of it."""
+"""Connects to the Temporal server, and puts its errors into words."""
 
 import asyncio
 import re
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from functools import cache
 
 from temporalio.api.workflowservice.v1 import DescribeNamespaceRequest
 from temporalio.client import Client
@@ -13,28 +12,20 @@ from temporalio.service import RPCError, RPCStatusCode
 
 ANSWER_SECONDS = 3
 UNANSWERED = {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED}
+"""What the SDK says after several attempts of a call."""
 
 
 class ConfigurationError(Exception):
     """Temporal's environment configuration is wrong."""
 
 
-@asynccontextmanager
-async def answer_within(seconds: float = ANSWER_SECONDS) -> AsyncIterator[None]:
-    """Bound calls of the server; TimeoutError when no answer comes in time."""
-    try:
-        # The SDK's `rpc_timeout` bounds each attempt of a call, and the SDK makes several.
-        async with asyncio.timeout(seconds):
-            yield
-    except (RPCError, TimeoutError) as error:
-        if isinstance(error, RPCError) and error.status not in UNANSWERED:
-            raise
-        raise TimeoutError("the Temporal server gave no answer") from None
-
-
 def explain_call(error: Exception) -> str:
     """An error of a call in words."""
-    return f"the Temporal server refuses: {error}" if isinstance(error, RPCError) else str(error)
+    if not isinstance(error, RPCError):
+        return str(error)
+    if error.status in UNANSWERED:
+        return "the Temporal server gave no answer"
+    return f"the Temporal server refuses: {error}"
 
 
 async def connect(runtime: Runtime | None = None) -> Client:
@@ -51,12 +42,10 @@ async def connect(runtime: Runtime | None = None) -> Client:
         raise ConfigurationError(message) from None
     address = config.setdefault("target_host", "localhost:7233")
     namespace = config.setdefault("namespace", "default")
-    # By default the SDK's Rust core logs to stdout, which is for results.
-    runtime = runtime or Runtime(telemetry=TelemetryConfig(logging=None))
     try:
         # The SDK waits for ever for a listener that accepts a connection and says nothing.
-        async with answer_within():
-            client = await Client.connect(**config, runtime=runtime)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            client = await Client.connect(**config, runtime=runtime or _quiet_runtime())
             request = DescribeNamespaceRequest(namespace=namespace)
             await client.workflow_service.describe_namespace(request)
             return client
@@ -68,7 +57,13 @@ async def connect(runtime: Runtime | None = None) -> Client:
     except TimeoutError:
         cause = f"no answer in {ANSWER_SECONDS} seconds"
     except (RuntimeError, ValueError) as error:
-        # Of the one long string of the SDK's Rust core, the words in the last quotation marks.
+        # The SDK's message is long. The words in the last quotation marks tell the cause.
         cause = re.sub(r'.*"([^"]+)".*', r"\1", str(error))
     start = "start one with: uv run temporal server start-dev, or check TEMPORAL_ADDRESS"
     raise ConnectionError(f"no Temporal server at {address}: {cause}; {start}")
+
+
+@cache
+def _quiet_runtime() -> Runtime:
+    # By default the SDK's Rust core logs to stdout, which is for results.
+    return Runtime(telemetry=TelemetryConfig(logging=None))
