@@ -44,8 +44,7 @@ class OrderActivities:
         simulated outage, up to `LAST_OUTAGE_ATTEMPT`.
         """
         attempt = activity.info().attempt
-        recovers_after = request.simulation.inventory_recovers_after
-        if recovers_after is None or attempt <= recovers_after:
+        if attempt <= request.outage_attempts:
             raise ApplicationError(
                 "the inventory service is down",
                 type="InventoryUnavailableError",

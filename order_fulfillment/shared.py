@@ -59,13 +59,6 @@ class Card:
 
 
 @dataclass(frozen=True)
-class Simulation:
-    """Faults to simulate. A real order has none."""
-
-    inventory_recovers_after: int | None = 0  # Attempts that meet an outage; None: all of them.
-
-
-@dataclass(frozen=True)
 class Order:
     """The input of the workflow. The order's ID is the workflow's ID."""
 
@@ -74,7 +67,7 @@ class Order:
     card: Card
     approval_timeout: float = 30.0  # Seconds to decide once the inventory is reserved.
     approval_above_cents: int = 0  # An order that costs no more than this needs no decision.
-    simulation: Simulation = Simulation()
+    outage_attempts: int = 0  # Attempts to reserve that meet a simulated outage.
 
     @property
     def total_cents(self) -> int:
@@ -138,7 +131,7 @@ class ReservationRequest:
     idempotency_key: str
     quantities: dict[str, int]
     lapses_after: float  # Seconds until the goods are free again, unless they are shipped.
-    simulation: Simulation
+    outage_attempts: int = 0
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from order_fulfillment import order_file, orders
 from order_fulfillment.activities import LAST_OUTAGE_ATTEMPT
-from order_fulfillment.shared import CATALOGUE, TASK_QUEUE, Card, Order, OrderItem, Simulation
+from order_fulfillment.shared import CATALOGUE, TASK_QUEUE, Card, Order, OrderItem
 from order_fulfillment.support import command_line as cli
 from order_fulfillment.support.connection import connect
 from order_fulfillment.workflow import OrderWorkflow
@@ -142,13 +142,13 @@ def main() -> None:
     add("--approval-above", metavar="USD", type=float, default=0, help=above_help)
     down_help = "the inventory service is down and stays down"
     add("--simulate-inventory-downtime", action="store_true", help=down_help)
-    attempts, up_help = range(1, LAST_OUTAGE_ATTEMPT), "it is down for this many attempts"
-    add("--inventory-recovers-after", type=int, choices=attempts, default=0, help=up_help)
+    up_help, survived = "it is down for this many attempts", range(LAST_OUTAGE_ATTEMPT)
+    add("--inventory-recovers-after", type=int, choices=survived, default=0, help=up_help)
     result_help = "wait for the order to end and print its result as one line of JSON"
     add("--wait-result", action="store_true", help=result_help)
     arguments = parser.parse_args()
-    lasting = arguments.simulate_inventory_downtime
-    recovers_after = None if lasting else arguments.inventory_recovers_after
+    if arguments.simulate_inventory_downtime:
+        arguments.inventory_recovers_after = LAST_OUTAGE_ATTEMPT
     try:
         order = Order(
             customer_name=arguments.name,
@@ -156,7 +156,7 @@ def main() -> None:
             card=Card("tok_sample", arguments.card_expiry),
             approval_timeout=arguments.approval_timeout,
             approval_above_cents=round(100 * arguments.approval_above),
-            simulation=Simulation(recovers_after),
+            outage_attempts=arguments.inventory_recovers_after,
         )
         order.check()
     except (ValueError, OverflowError) as error:

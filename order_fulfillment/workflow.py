@@ -92,7 +92,7 @@ class OrderWorkflow:
         reservation = await workflow.execute_activity_method(
             OrderActivities.reserve_inventory,
             ReservationRequest(
-                f"{key}/reservation", order.quantities, reserved_seconds, order.simulation
+                f"{key}/reservation", order.quantities, reserved_seconds, order.outage_attempts
             ),
             **STEP,
         )
@@ -107,7 +107,17 @@ class OrderWorkflow:
             self._enter(OrderStatus.DELIVERING)
             tracking_number = await self._deliver(f"{key}/delivery", authorization, reservation)
             self._enter(OrderStatus.FULFILLED)
-        return self._result(order, authorization, reservation, tracking_number)
+        expired = f"no decision within {order.approval_timeout:.10g} s"
+        return OrderResult(
+            order_id=workflow.info().workflow_id,
+            status=self._status,
+            message=decision.message if decision else expired,
+            total_cents=order.total_cents,
+            payment_authorization=authorization,
+            inventory_reservation=reservation,
+            tracking_number=tracking_number,
+            decided_by=decision.by[:MAX_TEXT_LENGTH] if decision and decision.by else None,
+        )
 
     @workflow.signal(description='Approve or reject the order: {"approved": true, "note": "..."}')
     def approve_order(self, decision: ApprovalDecision) -> None:
@@ -164,22 +174,6 @@ class OrderWorkflow:
                 step.cancel()
                 raise
             return await step
-
-    def _result(
-        self, order: Order, authorization: str, reservation: str, tracking_number: str | None
-    ) -> OrderResult:
-        decided_by = self._decision.by if self._decision else None
-        return OrderResult(
-            order_id=workflow.info().workflow_id,
-            status=self._status,
-            message=self.approval_message()
-            or f"no decision within {order.approval_timeout:.10g} s",
-            total_cents=order.total_cents,
-            payment_authorization=authorization,
-            inventory_reservation=reservation,
-            tracking_number=tracking_number,
-            decided_by=decided_by[:MAX_TEXT_LENGTH] if decided_by else None,
-        )
 
     def _enter(self, status: OrderStatus) -> None:
         self._status = status

@@ -28,7 +28,6 @@ from order_fulfillment.shared import (
     OrderItem,
     OrderResult,
     OrderStatus,
-    Simulation,
 )
 from order_fulfillment.support.signal_guard import SignalGuard
 from order_fulfillment.workflow import OrderWorkflow
@@ -40,7 +39,6 @@ CARD = Card("tok", "12/99")
 EXPIRED_CARD = Card("tok", "12/23")
 ITEMS = [OrderItem("temporal-tshirt", 1, 23_00), OrderItem("temporal-mug", 2, 12_00)]
 ORDER = Order("Ada Lovelace", ITEMS, CARD)
-OUTAGE = Simulation(inventory_recovers_after=None)
 # The steps of an order. A new step is named here, and in no other test.
 DELIVERED = ["process_payment", "reserve_inventory", "deliver_order"]
 UNDELIVERED = ["process_payment", "reserve_inventory"]

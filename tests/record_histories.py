@@ -17,13 +17,12 @@ from typing import Any
 from temporalio.client import Client
 from temporalio.testing import WorkflowEnvironment
 
-from order_fulfillment.shared import ApprovalDecision, OrderItem, OrderStatus, Simulation
+from order_fulfillment.shared import ApprovalDecision, OrderItem, OrderStatus
 from order_fulfillment.support.command_line import print_result, run
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop, address_of, clean_environment
 from tests.history import (
     EXPIRED_CARD,
-    OUTAGE,
     OrderHandle,
     SlowDelivery,
     create_worker,
@@ -106,9 +105,9 @@ async def cancellation_during_delivery(client: Client) -> OrderHandle:
 MALFORMED: list[list[Any]] = [[], ["yes"], [{"approved": True}, {"approved": True}]]
 SCENARIOS: dict[str, Callable[[Client], Awaitable[OrderHandle]]] = {
     "happy_path": partial(order_until, OrderStatus.FULFILLED, signals=[[APPROVED]]),
-    "api_downtime": partial(order_until, OrderStatus.FAILED, simulation=OUTAGE),
+    "api_downtime": partial(order_until, OrderStatus.FAILED, outage_attempts=4),
     "api_recovery": partial(
-        order_until, OrderStatus.EXPIRED, simulation=Simulation(1), approval_timeout=0.1
+        order_until, OrderStatus.EXPIRED, outage_attempts=1, approval_timeout=0.1
     ),
     "invalid_payment": partial(order_until, OrderStatus.FAILED, card=EXPIRED_CARD),
     "waiting": partial(order_until, OrderStatus.AWAITING_APPROVAL),

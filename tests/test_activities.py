@@ -19,12 +19,11 @@ from order_fulfillment.shared import (
     DeliveryRequest,
     PaymentRequest,
     ReservationRequest,
-    Simulation,
 )
-from tests.history import CARD, ORDER, OUTAGE
+from tests.history import CARD, ORDER
 
 PAYMENT = PaymentRequest("run-1/payment", 47_00, CARD, lapses_after=60)
-RESERVATION = ReservationRequest("run-1/reservation", ORDER.quantities, 60, Simulation())
+RESERVATION = ReservationRequest("run-1/reservation", ORDER.quantities, 60)
 POSTERS = {"temporal-poster": 10}
 
 
@@ -124,7 +123,7 @@ def test_of_forty_orders_for_the_last_ten_pieces_ten_get_one(shop: Shop) -> None
 
     def answer(number: int) -> str | None:
         try:
-            return shop.reserve(ReservationRequest(f"run-{number}", one, 60, Simulation()))
+            return shop.reserve(ReservationRequest(f"run-{number}", one, 60))
         except ApplicationError as error:
             return error.type
 
@@ -185,7 +184,7 @@ def test_what_another_delivery_took_is_not_taken_again(shop: Shop, other: str) -
 @pytest.mark.parametrize("number", [1, 3, 4])
 def test_an_outage_is_worth_retrying_until_the_fourth_attempt(shop: Shop, number: int) -> None:
     with pytest.raises(ApplicationError) as down:
-        shop.reserve(replace(RESERVATION, simulation=OUTAGE), number)
+        shop.reserve(replace(RESERVATION, outage_attempts=4), number)
 
     assert down.value.type == "InventoryUnavailableError"
     assert down.value.non_retryable == (number == 4)

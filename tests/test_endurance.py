@@ -27,7 +27,7 @@ from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from order_fulfillment.services import INITIAL_STOCK
-from order_fulfillment.shared import ApprovalDecision, OrderStatus, Simulation
+from order_fulfillment.shared import ApprovalDecision, OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop, clean_environment, free_port, shop_on
 from tests.history import DELIVERED, ITEMS, ORDER, attempts, place, until_event, until_status
@@ -118,13 +118,13 @@ async def live_through(
 ) -> None:
     """Start an order, and do to it at random moments what people do."""
     order = client.get_workflow_handle_for(OrderWorkflow.run, order_id)
-    seconds_to_decide, outage = random.choice([2, 600, 600]), Simulation(random.choice([0, 1, 2]))
+    seconds_to_decide, outage = random.choice([2, 600, 600]), random.choice([0, 1, 2])
 
     async def start() -> None:
         with suppress(WorkflowAlreadyStartedError):
             await client.start_workflow(
                 OrderWorkflow.run,
-                replace(ORDER, approval_timeout=seconds_to_decide, simulation=outage),
+                replace(ORDER, approval_timeout=seconds_to_decide, outage_attempts=outage),
                 id=order_id,
                 task_queue=shop.task_queue,
                 id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,

@@ -8,7 +8,7 @@ from urllib.request import urlopen
 import pytest
 from temporalio.client import Client
 
-from order_fulfillment.shared import OrderStatus, Simulation
+from order_fulfillment.shared import OrderStatus
 from tests.conftest import Shop, free_port, one_line
 from tests.history import place, until_status
 
@@ -17,7 +17,7 @@ async def test_the_worker_serves_the_metrics_that_an_operator_watches(
     shop: Shop, dev_server: Client
 ) -> None:
     address = f"127.0.0.1:{free_port()}"
-    order = await place(dev_server, shop.task_queue, simulation=Simulation(1))
+    order = await place(dev_server, shop.task_queue, outage_attempts=1)
 
     with shop.worker("--metrics-address", address):
         await until_status(order, OrderStatus.AWAITING_APPROVAL)

@@ -26,7 +26,7 @@ APPROVED = ApprovalDecision(approved=True)
 NUMBER = 20
 WAIT = "        self._enter(OrderStatus.AWAITING_APPROVAL)\n"
 GIFT = """\
-        socks = ReservationRequest(f"{key}/gift", {"temporal-socks": 1}, 60, order.simulation)
+        socks = ReservationRequest(f"{key}/gift", {"temporal-socks": 1}, 60)
         await workflow.execute_activity_method(OrderActivities.reserve_inventory, socks, **STEP)
 """
 

@@ -20,7 +20,6 @@ from tests.conftest import Shop
 from tests.history import (
     DELIVERED,
     EXPIRED_CARD,
-    OUTAGE,
     UNDELIVERED,
     OrderHandle,
     SlowDelivery,
@@ -170,7 +169,7 @@ async def test_the_signal_needs_no_knowledge_of_python(
 @pytest.mark.parametrize(
     ("changes", "error", "tried"),
     [
-        ({"simulation": OUTAGE}, "InventoryUnavailableError", [1, 4]),
+        ({"outage_attempts": 4}, "InventoryUnavailableError", [1, 4]),
         ({"card": EXPIRED_CARD}, "PaymentValidationError", [1]),
     ],
 )
