@@ -119,7 +119,7 @@ class OrderWorkflow:
             decided_by=decision.by[:MAX_TEXT_LENGTH] if decision and decision.by else None,
         )
 
-    @workflow.signal(description='Approve or reject the order: {"approved": true, "note": "..."}')
+    @workflow.signal(description='Approve or reject the order: {"approved": true, "by": "Grace"}')
     def approve_order(self, decision: ApprovalDecision) -> None:
         """Take a decision, however early it comes. The first one stands."""
         if self._decision is None:
