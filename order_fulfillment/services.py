@@ -1,8 +1,8 @@
 """The outside world: a payment provider, a warehouse and a carrier, simulated on SQLite.
 
 Clients of real services will replace this file. It keeps the rule by which they make retries safe:
-a request with the same idempotency key again has no effect and gets the same answer. The books of
-the services are in one table:
+a second request with the same idempotency key has no effect, and gets the same answer. One view has
+the books of all services:
 
     uv run python -m sqlite3 shop.db "SELECT * FROM ledger"
 """
