@@ -196,12 +196,6 @@ class Shell:
                     os.killpg(group, signal.SIGKILL)
 
 
-def find_web_ui(client: Client) -> str:
-    """The list of workflows in the Web UI of a dev server, which is a thousand ports above."""
-    host, _, port = client.service_client.config.target_host.rpartition(":")
-    return f"http://{host}:{int(port) + 1000}/namespaces/{client.namespace}/workflows"
-
-
 async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
     """Play scenarios, sum up and clean up; return the exit code."""
     table = Table("", "scenario", "order", "outcome", box=None, pad_edge=False)
@@ -221,7 +215,9 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
                 if (shell.copy / "worker.pid").exists():
                     break
                 await asyncio.sleep(0.1)
-            web_ui = find_web_ui(client)
+            # The Web UI of a dev server is a thousand ports above.
+            host, _, port = client.service_client.config.target_host.rpartition(":")
+            web_ui = f"http://{host}:{int(port) + 1000}/namespaces/{client.namespace}/workflows"
             all_orders = f"{web_ui}?query={quote(shell.orders)}"
             console.print(f"The orders in the Web UI: {all_orders}", soft_wrap=True)
             if pause:

@@ -103,7 +103,7 @@ async def answer_all(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-async def list_pending(limit: int) -> int:
+async def list_pending() -> int:
     """Print the orders that wait for a decision, oldest first, and return the exit code."""
     client = await connect()
     if not await orders.searchable(client, cli.print_message):
@@ -111,12 +111,10 @@ async def list_pending(limit: int) -> int:
     waiting = f"TaskQueue = '{TASK_QUEUE}' AND OrderStatus = 'AWAITING_APPROVAL'"
     listed = client.list_workflows(f"{waiting} AND ExecutionStatus = 'Running'")
     oldest_first = sorted([each async for each in listed], key=lambda each: each.start_time)
-    for order in oldest_first[:limit]:
+    for order in oldest_first:
         memo = await order.memo()
         started = f"{order.start_time:%Y-%m-%dT%H:%M:%SZ}"
         cli.print_result(order.id, memo.get("customer", "?"), memo.get("total", "?"), started)
-    if len(oldest_first) > limit:
-        cli.print_message(f"{len(oldest_first)} orders wait; see them with --limit")
     return 0
 
 
@@ -132,12 +130,10 @@ def main() -> None:
             by_help = "who decides (default: your user name)"
             subparser.add_argument("--by", metavar="NAME", help=by_help)
     help = "list the orders that wait for a decision: ID, customer, total, start"
-    subparser = verbs.add_parser("pending", help=help, description=help)
-    limit_help = "list at most this many (default: %(default)s)"
-    subparser.add_argument("--limit", metavar="N", type=int, default=100, help=limit_help)
+    verbs.add_parser("pending", help=help, description=help)
     arguments = parser.parse_args()
     if arguments.verb == "pending":
-        cli.run(list_pending(arguments.limit), interrupted="nothing was changed")
+        cli.run(list_pending(), interrupted="nothing was changed")
     else:
         see = orders.command("signals.py", "status", arguments.ids[0])
         cli.run(answer_all(arguments), interrupted=f"orders go on; see {see}")

@@ -1,6 +1,5 @@
 """Starts an order, or a file of orders: `uv run starter.py "Ada Lovelace"`."""
 
-import argparse
 import asyncio
 import json
 from collections import Counter
@@ -17,10 +16,12 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from order_fulfillment import order_file, orders
 from order_fulfillment.activities import LAST_OUTAGE_ATTEMPT
-from order_fulfillment.shared import CATALOGUE, TASK_QUEUE, Card, Order, OrderItem
+from order_fulfillment.shared import TASK_QUEUE, Card, Order, OrderItem
 from order_fulfillment.support import command_line as cli
 from order_fulfillment.support.connection import connect
 from order_fulfillment.workflow import OrderWorkflow
+
+ITEMS = [OrderItem("temporal-tshirt", 1, 23_00), OrderItem("temporal-mug", 2, 12_00)]
 
 
 async def start(
@@ -112,29 +113,15 @@ async def start_file(path: str, model: Order, wait: bool) -> int:
     return 1 if counts["invalid"] or ended["without a result"] else 0
 
 
-def item(argument: str) -> OrderItem:
-    """An argument type: an article of the catalogue, and how much of it."""
-    sku, _, quantity = argument.partition("=")
-    if sku not in CATALOGUE:
-        known = ", ".join(CATALOGUE)
-        raise argparse.ArgumentTypeError(f"there is no article {sku!r}; there are: {known}")
-    return OrderItem(sku, int(quantity or 1), CATALOGUE[sku])
-
-
 def main() -> None:
     """Read the command line and start what it asks for."""
-    prices = ", ".join(f"{sku} {cents / 100:.2f} USD" for sku, cents in CATALOGUE.items())
-    parser = cli.ArgumentParser(
-        description="Start an order, or a file of orders, and print their workflow IDs.",
-        epilog=f"catalogue: {prices}",
-    )
+    description = "Start an order, or a file of orders, and print their workflow IDs."
+    parser = cli.ArgumentParser(description=description)
     next_year = f"{datetime.now(UTC) + timedelta(days=365):%m/%y}"
     add = parser.add_argument
     add("name", metavar="NAME", nargs="?", default="Ada Lovelace", help="who ordered")
     add("--file", metavar="PATH", help="orders in JSON Lines (- is stdin); options fill their gaps")
     add("--workflow-id", metavar="ID", help="a new ID (default: a random one)")
-    items_help = "repeat it for several articles (default: temporal-tshirt and temporal-mug=2)"
-    add("--item", metavar="SKU[=QUANTITY]", type=item, action="append", help=items_help)
     add("--card-expiry", metavar="MM/YY", default=next_year, help="the card's last month")
     timeout_help = "time to decide once the inventory is reserved (default: %(default)s)"
     add("--approval-timeout", metavar="SECONDS", type=float, default=30.0, help=timeout_help)
@@ -152,7 +139,7 @@ def main() -> None:
     try:
         order = Order(
             customer_name=arguments.name,
-            items=arguments.item or [item("temporal-tshirt"), item("temporal-mug=2")],
+            items=ITEMS,
             card=Card("tok_sample", arguments.card_expiry),
             approval_timeout=arguments.approval_timeout,
             approval_above_cents=round(100 * arguments.approval_above),
