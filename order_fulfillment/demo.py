@@ -25,6 +25,7 @@ from rich.markdown import Markdown
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
+from rich.theme import Theme
 from temporalio.client import Client
 from temporalio.service import RPCError
 
@@ -42,22 +43,26 @@ KEEP = r"""mv activities.py.bak activities.py 2> /dev/null
 sed -i.bak '/raise RuntimeError/s/# /if order.customer_name == "Unlucky": /' workflow.py
 kill "$(cat worker.pid)"; uv run worker.py >> worker.log 2>&1 &
 uv run starter.py --workflow-id waits-KEY --approval-timeout 86400
-grep -m 1 @@@ orders.jsonl | sed 's/{/{"order_id": "retried-KEY", /' | uv run starter.py --file -
+grep -m 1 @@@ orders.jsonl | sed 's/{/{"order_id": "tries-KEY", /' | uv run starter.py --file -
 uv run starter.py "Unlucky" --workflow-id stuck-KEY --approval-timeout 86400
-uv run signals.py status waits-KEY retried-KEY stuck-KEY
+uv run signals.py status waits-KEY tries-KEY stuck-KEY
 """
 KEPT = """
 Until Ctrl-C they stay as they are. Try in another terminal:
 
 export {variables}
 cd {folder}
-uv run signals.py status waits-{key} retried-{key} stuck-{key}
-uv run signals.py approve waits-{key}
+uv run signals.py status waits-{key} tries-{key} stuck-{key}
+uv run signals.py approve waits-{key} --by ada
+uv run signals.py reject waits-{key} --by bob
 mv workflow.py.bak workflow.py; kill "$(cat worker.pid)"; uv run worker.py >> worker.log 2>&1 &
 uv run temporal workflow reset -t LastWorkflowTask --reason fixed -w stuck-{key}
+uv run signals.py approve stuck-{key}
 """
 
-console = Console(highlight=False, markup=False, emoji=False)
+# The usual style of code has a black background, which a light terminal has not.
+theme = Theme({"markdown.code": "cyan"})
+console = Console(highlight=False, markup=False, emoji=False, theme=theme)
 
 
 def scenarios() -> dict[str, tuple[str, str]]:
@@ -89,8 +94,9 @@ def first_missing(shown: str, printed: list[str]) -> str | None:
     return None
 
 
-async def wait_for_enter() -> None:
+async def wait_for_enter(prompt: str = "") -> None:
     """Give a person time to speak."""
+    console.print(prompt, style="bold", end="")
     if sys.stdin.isatty():  # An impatient Enter came before.
         termios.tcflush(sys.stdin, termios.TCIFLUSH)
     # Unlike a thread of asyncio.to_thread, this one does not hold up Ctrl-C.
@@ -104,6 +110,7 @@ class Shell:
     def __init__(self, folder: str) -> None:
         ignore = shutil.ignore_patterns("__pycache__", "worker.pid", "shop.db*")
         self.copy = Path(shutil.copytree(PACKAGE, Path(folder, PACKAGE.name), ignore=ignore))
+        shutil.copy(PACKAGE.parent / ".python-version", folder)  # Where uv itself comes from pyenv.
         self.key = token_hex(4)
         self.orders = f'TaskQueue="demo-{self.key}"'
         self.running = f'{self.orders} AND ExecutionStatus="Running"'
@@ -132,28 +139,35 @@ class Shell:
         output: list[str] = []
         assert process.stdin
         assert process.stdout
-        for command in commands.splitlines():
-            console.print(f"$ {command}", style="cyan", soft_wrap=True, end="")
-            if pause:
-                await wait_for_enter()
-            else:
-                console.print()
-            process.stdin.write(f"{command}\necho {DONE}\n".encode())
-            await self._show(process.stdout, output, command)
-        process.stdin.close()
-        await self._show(process.stdout, output, "the commands in the background")
+        try:
+            for command in commands.splitlines():
+                console.print(f"$ {command}", style="cyan", soft_wrap=True, end="")
+                if pause:
+                    await wait_for_enter()
+                else:
+                    console.print()
+                process.stdin.write(f"{command}\necho {DONE}\n".encode())
+                # While a person spoke, the server may have tried less and less often.
+                async with asyncio.timeout(None if pause else PATIENCE_SECONDS):
+                    await self._show(process.stdout, output, command)
+            process.stdin.close()
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await self._show(process.stdout, output, "the commands in the background")
+        except TimeoutError:
+            console.print((self.copy / "worker.log").read_text()[-2000:], style="red")
         return output
 
     async def _show(self, stdout: asyncio.StreamReader, output: list[str], waiting: str) -> None:
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            with console.status(Text(f"waiting for: {waiting}")):
-                async for data in stdout:
-                    line = printable(data.decode(errors="replace").rstrip("\n").expandtabs(24))
-                    if line == DONE:
-                        return
-                    output.append(line)
-                    bad = re.search("^error: | failed( at .*)?: ", line)
-                    console.print(line, style="red" if bad else "dim" if line[:1] == "{" else None)
+        with console.status(Text(f"waiting for: {waiting}")):
+            async for data in stdout:
+                line = printable(data.decode(errors="replace").rstrip("\n").expandtabs())
+                if line == DONE:
+                    return
+                output.append(line)
+                bad = re.search("^error: | failed( at .*)?: ", line)
+                text = Text(line, style="red" if bad else "dim" if line[:1] == "{" else "")
+                text.highlight_regex(r'"status": "\w+", "message": "[^"]+"', "bold not dim")
+                console.print(text)
 
     async def connect(self) -> Client:
         """Connect to the server that runs, or else to a dev server that this starts."""
@@ -174,7 +188,7 @@ class Shell:
         """Leave an order that waits, one that is retried, and one that is stuck, until Ctrl-C."""
         explain("These commands leave an order that waits, one that is retried, and one in a bug.")
         if pause:
-            await wait_for_enter()
+            await wait_for_enter("Enter runs them. ")
         await self.type(KEEP.replace("KEY", self.key))
         self.variables["TEMPORAL_ADDRESS"] = client.service_client.config.target_host
         variables = shlex.join(f"{name}={value}" for name, value in self.variables.items())
@@ -194,6 +208,8 @@ class Shell:
             for group in self._groups:
                 with suppress(ProcessLookupError):
                     os.killpg(group, signal.SIGKILL)
+            with suppress(FileNotFoundError, ProcessLookupError):  # From another terminal.
+                os.kill(int((self.copy / "worker.pid").read_text()), signal.SIGKILL)
 
 
 async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
@@ -219,22 +235,19 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
             host, _, port = client.service_client.config.target_host.rpartition(":")
             web_ui = f"http://{host}:{int(port) + 1000}/namespaces/{client.namespace}/workflows"
             all_orders = f"{web_ui}?query={quote(shell.orders)}"
-            console.print(f"The orders in the Web UI: {all_orders}", soft_wrap=True)
-            if pause:
-                console.print("Enter runs each command.", style="bold")
+            console.print("The orders in the Web UI:", all_orders, sep="\n", soft_wrap=True)
             for name in scenario or filter(str.isdecimal, scenarios()):
                 heading, text = scenarios()[name]
+                if pause:
+                    await wait_for_enter("Enter goes on, and runs each command. ")
                 console.print(f"\n{heading}", style="bold")
                 explain(text.partition("```")[0])
-                try:
-                    printed = await shell.type(blocks(text, "bash"), pause)
-                except TimeoutError:
-                    printed = []
-                    console.print((shell.copy / "worker.log").read_text()[-2000:], style="red")
+                printed = await shell.type(blocks(text, "bash"), pause)
                 if missing := first_missing(blocks(text, "text"), printed):
                     exit_code = 1
                     console.print(f"Not seen: {missing}", style="red")
-                explain("".join(text.rpartition("Notice: ")[1:]))
+                else:
+                    explain("".join(text.rpartition("Notice: ")[1:]))
                 listed = [order.id async for order in client.list_workflows(shell.orders)]
                 new = [order_id for order_id in listed if order_id not in known]
                 known.update(new)
