@@ -24,14 +24,14 @@ def read(path: str) -> list[tuple[int, bytes]]:
     return [(number, line) for number, line in lines if line.strip()]
 
 
-def parse(line: bytes, model: Order) -> tuple[str | None, Order]:
+def parse(line: bytes, defaults: Order) -> tuple[str | None, Order]:
     """Return the ID in a line, or None, and its order; ValueError with the field if wrong."""
     try:
         value = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON at character {error.pos + 1}: {error.msg}") from None
     fields = _object("", value, "order_id", "customer_name", "items", "card")
-    order_id, items, card = fields.get("order_id"), model.items, model.card
+    order_id, items, card = fields.get("order_id"), defaults.items, defaults.card
     if order_id is not None and not _typed("order_id", order_id, str):
         raise ValueError("order_id: empty")
     if "items" in fields:
@@ -40,8 +40,8 @@ def parse(line: bytes, model: Order) -> tuple[str | None, Order]:
     if "card" in fields:
         given = _object("card.", fields["card"], "token", "expiry")
         card = replace(card, **{name: _typed(f"card.{name}", given[name], str) for name in given})
-    name = _typed("customer_name", fields.get("customer_name", model.customer_name), str)
-    order = replace(model, customer_name=name, items=items, card=card)
+    name = _typed("customer_name", fields.get("customer_name", defaults.customer_name), str)
+    order = replace(defaults, customer_name=name, items=items, card=card)
     order.check()
     return order_id, order
 
@@ -58,8 +58,8 @@ def _item(path: str, value: object) -> OrderItem:
 
 def _object(path: str, value: object, *names: str) -> dict[str, Any]:
     fields = _typed(path.rstrip(".") or "order", value, dict)
-    for name in fields.keys() - names:
-        raise ValueError(f"{path}{name}: no such field; there are: {', '.join(names)}")
+    if unknown := fields.keys() - names:
+        raise ValueError(f"{path}{min(unknown)}: no such field; there are: {', '.join(names)}")
     return fields
 
 
@@ -67,6 +67,6 @@ def _typed[T](field: str, value: Any, kind: type[T]) -> T:
     if type(value) is not kind:  # For `isinstance`, true would be a number.
         raise ValueError(f"{field}: {json.dumps(value):.50} is not {KINDS[kind]}")
     if isinstance(value, str):
-        value.encode()  # Half a surrogate pair is a ValueError: no ID and no database takes it.
+        value.encode()  # ValueError for half a surrogate pair, which no database takes.
     checked: T = value
     return checked

@@ -1,4 +1,4 @@
-"""What takes several calls of the SDK: an order's result, and why it has not ended yet."""
+"""How lists show an order, why an order has not ended yet, and how to wait for its result."""
 
 import asyncio
 import os
@@ -35,7 +35,7 @@ type Report = Callable[[str], object]
 
 # Longer than the sticky timeout in worker.py, after which the server gives up a dead worker.
 QUERY_SECONDS = 8
-NO_WORKER = RPCStatusCode.FAILED_PRECONDITION  # As the server refuses a query.
+NO_WORKER = RPCStatusCode.FAILED_PRECONDITION  # With it the server refuses a query.
 OVERDUE = timedelta(seconds=3)
 WORKFLOW_TASK = "the workflow task of order"
 GOES_ON = "once workflow.py is fixed and the worker restarted, it goes on by itself"
@@ -71,7 +71,7 @@ def search_attributes(order: Order) -> TypedSearchAttributes:
     )
 
 
-async def searchable(client: Client, report: Report) -> bool:
+async def ensure_search_attributes(client: Client, report: Report) -> bool:
     """Create the search attributes unless the namespace has them; report it if that cannot be."""
     keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
     attributes = {ORDER_STATUS.name: keyword, CUSTOMER.name: keyword}
@@ -93,42 +93,42 @@ async def searchable(client: Client, report: Report) -> bool:
     return True
 
 
-async def describe(order: OrderHandle) -> WorkflowExecutionDescription:
+async def describe(handle: OrderHandle) -> WorkflowExecutionDescription:
     """Describe an order, which needs no worker; OrderError when the workflow is not an order."""
-    description = await order.describe()
+    description = await handle.describe()
     if description.workflow_type != "OrderWorkflow":
-        raise OrderError(f"workflow {order.id!r} is not an order")
+        raise OrderError(f"workflow {handle.id!r} is not an order")
     return description
 
 
-def failed_attempts(order: WorkflowExecutionDescription) -> Iterator[str]:
+def failed_attempts(description: WorkflowExecutionDescription) -> Iterator[str]:
     """The last failed attempt of each step that is being retried, in words."""
-    for step in order.raw_description.pending_activities:
+    for step in description.raw_description.pending_activities:
         if step.HasField("last_failure"):
             failed = f"{step.activity_type.name}, attempt {step.attempt - 1} failed"
             yield f"{failed}: {_in_words(step.last_failure)}"
 
 
-async def result(order: OrderHandle, report: Report) -> OrderResult:
+async def result(handle: OrderHandle, report: Report) -> OrderResult:
     """Wait until an order has ended, and report what it waits for.
 
     Raises:
         WorkflowFailureError: when the order ended without a result.
     """
     told, began = set[str](), datetime.now(UTC)
-    # `order.result()` would wait, too, but fails when the server restarts or the order is reset.
+    # `handle.result()` would wait, too, but fails when the server restarts or the order is reset.
     while True:
         try:
-            description = await describe(order)
+            description = await describe(handle)
             if description.status != WorkflowExecutionStatus.RUNNING:
-                return await order.result()
-            news = [news async for news in _news(description, order, began)]
+                return await handle.result()
+            news = [line async for line in _news(handle, description, began)]
         except RPCError as error:
             if error.status not in UNANSWERED:
                 raise
             news = [f"still waiting: {explain_call(error)}"]
         for line in news:
-            # A line is news if its text before the semicolon is. The hint after it may change.
+            # The hint after the semicolon may change while the news stays the same.
             if (beginning := line.partition(";")[0]) not in told:
                 report(line)
                 told.add(beginning)
@@ -136,39 +136,39 @@ async def result(order: OrderHandle, report: Report) -> OrderResult:
 
 
 async def _news(
-    order: WorkflowExecutionDescription, handle: OrderHandle, began: datetime
+    handle: OrderHandle, description: WorkflowExecutionDescription, began: datetime
 ) -> AsyncIterator[str]:
-    for failed in failed_attempts(order):
+    for failed in failed_attempts(description):
         yield failed
-    task = order.raw_description.pending_workflow_task
+    task = description.raw_description.pending_workflow_task
     if task.attempt:  # A workflow task takes milliseconds, if a worker is there.
         since = max(began, task.scheduled_time.ToDatetime(UTC))
         if datetime.now(UTC) - since > OVERDUE:
-            yield f"still waiting: {await _obstacle(order, handle)}"
-    elif order.typed_search_attributes.get(ORDER_STATUS) == OrderStatus.AWAITING_APPROVAL:
-        yield f"it waits for a decision; approve it: {command('signals.py', 'approve', order.id)}"
+            yield f"still waiting: {await _obstacle(handle, description)}"
+    elif description.typed_search_attributes.get(ORDER_STATUS) == OrderStatus.AWAITING_APPROVAL:
+        yield f"it waits for a decision; approve it: {command('signals.py', 'approve', handle.id)}"
 
 
 @asynccontextmanager
-async def worker_answers(order: OrderHandle) -> AsyncIterator[None]:
+async def worker_answers(handle: OrderHandle) -> AsyncIterator[None]:
     """Give a worker `QUERY_SECONDS` to answer a query; OrderError with the reason if none does."""
-    description = await describe(order)
+    description = await describe(handle)
     # While a workflow task fails, the server would keep the query waiting.
     if description.raw_description.pending_workflow_task.attempt > 1:
-        raise OrderError(await _obstacle(description, order))
+        raise OrderError(await _obstacle(handle, description))
     try:
         async with asyncio.timeout(QUERY_SECONDS):
             yield
     except WorkflowQueryFailedError as error:
         # A worker may have to replay the order to answer, and then meet a bug of workflow.py.
-        raise OrderError(f"{WORKFLOW_TASK} {order.id!r} fails: {error}; {GOES_ON}") from None
+        raise OrderError(f"{WORKFLOW_TASK} {handle.id!r} fails: {error}; {GOES_ON}") from None
     except (TimeoutError, RPCError) as error:
         if isinstance(error, RPCError) and error.status not in UNANSWERED | {NO_WORKER}:
             raise
-        raise OrderError(await _obstacle(description, order)) from None
+        raise OrderError(await _obstacle(handle, description)) from None
 
 
-async def _obstacle(order: WorkflowExecutionDescription, handle: OrderHandle) -> str:
+async def _obstacle(handle: OrderHandle, description: WorkflowExecutionDescription) -> str:
     """Say why no worker goes on: the workflow task fails, or none is there."""
     history = await handle.fetch_history()
     for event in reversed(history.events):
@@ -177,16 +177,16 @@ async def _obstacle(order: WorkflowExecutionDescription, handle: OrderHandle) ->
         if failure.message:
             when = f"{event.event_time.ToDatetime():%H:%M:%S} UTC"
             reason = f"{_in_words(failure)}; {WRONG_INPUT if 'argument' in failure.message else ''}"
-            task = order.raw_description.pending_workflow_task
+            task = description.raw_description.pending_workflow_task
             if task.HasField("started_time"):
                 ago = datetime.now(UTC) - task.started_time.ToDatetime(UTC)
-                reason += f"attempt {task.attempt} was {ago.seconds} s ago; "
-            hint = f"{GOES_ON}, or at once with: {RESET} {order.id}"
-            return f"{WORKFLOW_TASK} {order.id!r} failed at {when}: {reason}{hint}"
+                reason += f"attempt {task.attempt} was {ago.total_seconds():.0f} s ago; "
+            hint = f"{GOES_ON}, or at once with: {RESET} {shlex.quote(handle.id)}"
+            return f"{WORKFLOW_TASK} {handle.id!r} failed at {when}: {reason}{hint}"
         if event.HasField("workflow_task_completed_event_attributes"):
             break
-    info = order.raw_description.workflow_execution_info.versioning_info
-    pinned = info.versioning_override.pinned.version  # As `update-options` has moved the order.
+    info = description.raw_description.workflow_execution_info.versioning_info
+    pinned = info.versioning_override.pinned.version  # After `temporal workflow update-options`.
     if version := pinned.build_id or info.deployment_version.build_id:
         start = command("worker.py", "--build-id", version)
         return f"no worker of version {version} answers; start one with: {start}"
@@ -211,7 +211,7 @@ def explain(order_id: str, error: Exception) -> str:
         case WorkflowFailureError(cause=CancelledError()):
             return f"{order} was canceled before its delivery; nothing was charged or shipped"
         case WorkflowFailureError(cause=cause):
-            return f"{order} was closed by the server: {cause}"
+            return f"{order} was closed without a result: {cause}"
         case RPCError(status=status) if status in UNANSWERED:
             see = command("signals.py", "status", order_id)
             return f"{explain_call(error)}; see what became of it: {see}"

@@ -67,7 +67,7 @@ class ServiceError(Exception):
 
 
 class RefusedError(ServiceError):
-    """A service refuses, and would refuse again."""
+    """A service refuses, and a retry would not help."""
 
 
 class PaymentValidationError(RefusedError):
@@ -182,7 +182,7 @@ class ShopServices:
             return tracking_number
 
     def close(self) -> None:
-        """Close the books. When no other worker has them open, the file alone is all of them."""
+        """Close the books. If no other worker has them open, they are then in the one file."""
         with self._lock:
             self._books.close()
 

@@ -25,60 +25,60 @@ VERBS = {
 }
 
 
-async def decide(order: OrderHandle, decision: ApprovalDecision, report: Report) -> str:
-    """Send a decision, and answer it in words if it is the one that stands."""
-    await orders.describe(order)  # The ID may be that of another kind of workflow.
+async def decide(handle: OrderHandle, decision: ApprovalDecision, report: Report) -> str:
+    """Send a decision, and say in words which one stands; OrderError if it is another."""
+    await orders.describe(handle)  # The ID may be that of another kind of workflow.
     try:
         # The server keeps a signal even while no worker runs.
-        await order.signal(OrderWorkflow.approve_order, decision)
-        async with orders.worker_answers(order):
+        await handle.signal(OrderWorkflow.approve_order, decision)
+        async with orders.worker_answers(handle):
             # A signal has no answer. A query tells whether another decision came first.
-            first = await order.query(OrderWorkflow.decision)
+            first = await handle.query(OrderWorkflow.decision)
     except OrderError:
-        see = orders.command("signals.py", "status", order.id)
+        see = orders.command("signals.py", "status", handle.id)
         report(f"the decision is safe on the server, but not confirmed yet; see why: {see}")
         return ""
     except RPCError as error:
         if error.status != RPCStatusCode.NOT_FOUND:
             raise
-        standing = f"closed already ({await status(order, report)})"
+        standing = f"closed already ({await status(handle, report)})"
     else:
         if first == decision:
             return decision.message
         assert first  # The worker took this signal, or an earlier one, before the query.
         standing = f"{first.message} (by {first.by})" if first.by else first.message
-    raise OrderError(f"the decision changes nothing: order {order.id!r} is {standing}")
+    raise OrderError(f"the decision changes nothing: order {handle.id!r} is {standing}")
 
 
-async def status(order: OrderHandle, report: Report) -> str:
+async def status(handle: OrderHandle, report: Report) -> str:
     """Ask where an order stands, and report the failed attempts of its step."""
-    description = await orders.describe(order)
+    description = await orders.describe(handle)
     for failed in orders.failed_attempts(description):
         report(failed)
     if description.status == WorkflowExecutionStatus.RUNNING:
-        async with orders.worker_answers(order):
-            return await order.query(OrderWorkflow.status)
+        async with orders.worker_answers(handle):
+            return await handle.query(OrderWorkflow.status)
     if description.status == WorkflowExecutionStatus.COMPLETED:
-        return (await order.result()).status  # It needs no worker.
+        return (await handle.result()).status  # It needs no worker.
     # The order failed, or was canceled, terminated or timed out.
     return description.status.name if description.status else ""
 
 
-async def answer(order: OrderHandle, arguments: argparse.Namespace, report: Report) -> str:
+async def answer(handle: OrderHandle, arguments: argparse.Namespace, report: Report) -> str:
     """Do with one order as the verb says."""
     match arguments.verb:
         case "approve" | "reject":
             approved = arguments.verb == "approve"
             by = arguments.by or getpass.getuser()
             decision = ApprovalDecision(approved, arguments.note, by)
-            return await decide(order, decision, report)
+            return await decide(handle, decision, report)
         case "status":
-            return await status(order, report)
+            return await status(handle, report)
         case "approval-message":
-            async with orders.worker_answers(order):
-                return str(await order.query(OrderWorkflow.approval_message))
-        case _:
-            return json.dumps(asdict(await orders.result(order, report)))
+            async with orders.worker_answers(handle):
+                return str(await handle.query(OrderWorkflow.approval_message))
+        case _:  # "result"
+            return json.dumps(asdict(await orders.result(handle, report)))
 
 
 async def answer_all(arguments: argparse.Namespace) -> int:
@@ -89,9 +89,9 @@ async def answer_all(arguments: argparse.Namespace) -> int:
 
     async def answer_one(order_id: str) -> None:
         prefix = f"{order_id}: " if several else ""
-        order = client.get_workflow_handle_for(OrderWorkflow.run, order_id)
+        handle = client.get_workflow_handle_for(OrderWorkflow.run, order_id)
         try:
-            text = await answer(order, arguments, lambda news: cli.print_message(prefix + news))
+            text = await answer(handle, arguments, lambda news: cli.print_message(prefix + news))
         except (OrderError, TemporalError) as error:
             cli.print_message(f"error: {prefix}{orders.explain(order_id, error)}")
             failed.append(order_id)
@@ -106,7 +106,7 @@ async def answer_all(arguments: argparse.Namespace) -> int:
 async def list_pending() -> int:
     """Print the orders that wait for a decision, oldest first, and return the exit code."""
     client = await connect()
-    if not await orders.searchable(client, cli.print_message):
+    if not await orders.ensure_search_attributes(client, cli.print_message):
         return 1
     waiting = f"TaskQueue = '{TASK_QUEUE}' AND OrderStatus = 'AWAITING_APPROVAL'"
     listed = client.list_workflows(f"{waiting} AND ExecutionStatus = 'Running'")
@@ -133,7 +133,7 @@ def main() -> None:
     verbs.add_parser("pending", help=help, description=help)
     arguments = parser.parse_args()
     if arguments.verb == "pending":
-        cli.run(list_pending(), interrupted="nothing was changed")
+        cli.run(list_pending(), interrupted="no order was changed")
     else:
         see = orders.command("signals.py", "status", arguments.ids[0])
         cli.run(answer_all(arguments), interrupted=f"orders go on; see {see}")

@@ -47,7 +47,7 @@ async def start(
 async def start_one(order_id: str, order: Order, wait: bool) -> None:
     """Start an order, and print its ID and perhaps its result."""
     client = await connect()
-    searchable = await orders.searchable(client, cli.print_message)
+    searchable = await orders.ensure_search_attributes(client, cli.print_message)
     handle = await start(client, order_id, order, searchable)
     cli.print_result(order_id)
     if wait:
@@ -58,13 +58,13 @@ async def start_one(order_id: str, order: Order, wait: bool) -> None:
         cli.print_message(f"see where it stands: {see}")
 
 
-async def start_file(path: str, model: Order, wait: bool) -> int:
-    """Start the orders of a file, and return the exit code. `model` has the fields they leave out."""
+async def start_file(path: str, defaults: Order, wait: bool) -> int:
+    """Start the orders of a file, and return the exit code. `defaults` has what they leave out."""
     # In a thread, so that Ctrl-C works while stdin waits for input.
     loop = asyncio.get_running_loop()
     lines = await loop.run_in_executor(ThreadPoolExecutor(1), order_file.read, path)
     client = await connect()
-    searchable = await orders.searchable(client, cli.print_message)
+    searchable = await orders.ensure_search_attributes(client, cli.print_message)
     started: list[orders.OrderHandle] = []
     reported = set[str]()
     ended = Counter[str]()
@@ -73,7 +73,7 @@ async def start_file(path: str, model: Order, wait: bool) -> int:
     async def start_next(numbered_line: tuple[int, bytes]) -> None:
         number, line = numbered_line
         try:
-            order_id, order = order_file.parse(line, model)
+            order_id, order = order_file.parse(line, defaults)
             # A file may have many orders, so their random IDs are longer.
             order_id = order_id or f"order-{token_hex(8)}"
             started.append(await start(client, order_id, order, searchable))
@@ -88,17 +88,17 @@ async def start_file(path: str, model: Order, wait: bool) -> int:
             counts["started"] += 1
             cli.print_result(order_id)
 
-    async def finish(order: orders.OrderHandle) -> None:
+    async def finish(handle: orders.OrderHandle) -> None:
         def report(news: str) -> None:
-            if order.id not in reported:  # Once is enough, since there are many orders.
-                reported.add(order.id)
-                cli.print_message(f"{order.id}: {news}")
+            if handle.id not in reported:  # Once is enough, since there are many orders.
+                reported.add(handle.id)
+                cli.print_message(f"{handle.id}: {news}")
 
         try:
-            result = await orders.result(order, report)
+            result = await orders.result(handle, report)
         except WorkflowFailureError as error:
             ended["without a result"] += 1
-            cli.print_message(f"error: {orders.explain(order.id, error)}")
+            cli.print_message(f"error: {orders.explain(handle.id, error)}")
         else:
             ended[result.status] += 1
             cli.print_result(json.dumps(asdict(result)))
@@ -129,8 +129,9 @@ def main() -> None:
     add("--approval-above", metavar="USD", type=float, default=0, help=above_help)
     down_help = "the inventory service is down and stays down"
     add("--simulate-inventory-downtime", action="store_true", help=down_help)
-    up_help, survived = "it is down for this many attempts", range(LAST_OUTAGE_ATTEMPT)
-    add("--inventory-recovers-after", type=int, choices=survived, default=0, help=up_help)
+    attempts = range(LAST_OUTAGE_ATTEMPT)
+    up_help = "it is down for this many attempts"
+    add("--inventory-recovers-after", type=int, choices=attempts, default=0, help=up_help)
     result_help = "wait for the order to end and print its result as one line of JSON"
     add("--wait-result", action="store_true", help=result_help)
     arguments = parser.parse_args()

@@ -2,11 +2,11 @@
 
 Temporal's rules for workflow code:
 - It is replayed: a worker that takes up an order runs this code again from the top, with the
-  results in the order's history, and it must take the same path again. So it uses no I/O, and no
-  clock and randomness but `workflow.now()` and `workflow.random()`.
+  results in the order's history, and it must take the same path again. So it uses no I/O. Its
+  clock is `workflow.now()`, and its random numbers come from `workflow.random()`.
 - What touches the outside world is an activity, which may run more than once.
-- The final error of an activity fails the order, and so does a TimeoutError. Any other exception,
-  such as a KeyError, is a bug. The order stalls until the code is fixed.
+- An error of Temporal, such as an ActivityError or an ApplicationError, fails the order, and so does
+  a TimeoutError. Any other exception, such as a KeyError, is a bug: the order stalls until a fix.
 """
 
 import asyncio
@@ -36,8 +36,8 @@ with workflow.unsafe.imports_passed_through():
 ORDER_STATUS = SearchAttributeKey.for_keyword("OrderStatus")
 
 # Nothing has to be undone for an order that ends early: its authorization and its reservation
-# lapse. They outlast the time to decide by these margins, for approved orders that have to wait until
-# a bug is fixed. The reservation lapses sooner, because other customers want the goods.
+# lapse. They outlast the time to decide by these margins, because an approved order may have to wait
+# until a bug is fixed. The reservation lapses sooner, because other customers want the goods.
 AUTHORIZATION_MARGIN_SECONDS = 7 * 24 * 60 * 60
 RESERVATION_MARGIN_SECONDS = 60 * 60
 
@@ -168,8 +168,8 @@ class OrderWorkflow:
         try:
             return await asyncio.shield(step)
         except asyncio.CancelledError:
-            # The history has grown, unless the approval and the cancel request came together. Then
-            # the server has not heard of this step yet, and `cancel` takes it back.
+            # If the approval and the cancel request came together, the history has not grown yet, and
+            # the server does not know of this step. Then `cancel` takes the step back.
             if workflow.info().get_current_history_length() == began:
                 step.cancel()
                 raise

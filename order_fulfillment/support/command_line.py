@@ -74,6 +74,6 @@ def run(
     except Exception:  # noqa: BLE001 (a bug of ours: the only thing that shows a traceback)
         traceback.print_exc()
         exit_code = 1
-    # The threads of the SDK's Rust core outlive the interpreter, which sometimes crashes
-    # while it shuts down (temporalio/sdk-python issue 300): so it does not shut down.
+    # While the interpreter shuts down, threads of the SDK's Rust core sometimes crash it
+    # (temporalio/sdk-python issue 300). `_exit` leaves without that.
     os._exit(exit_code)

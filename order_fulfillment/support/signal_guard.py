@@ -4,10 +4,10 @@ from temporalio import worker, workflow
 
 
 class SignalGuard(worker.Interceptor):
-    """Drops signals with no argument, with several or with null, where each handler takes one.
+    """Drops a signal that has no argument, null, or several. Each handler of ours takes one.
 
     With another number of arguments the SDK ignores the handler's type hints, and the handler's
-    TypeError fails the workflow task for ever. An argument of a wrong type the SDK drops itself.
+    TypeError fails the workflow task for ever. The SDK itself drops a signal of a wrong type.
     """
 
     def workflow_interceptor_class(

@@ -15,7 +15,7 @@ def set_up_telemetry(metrics_address: str | None) -> runtime.Runtime:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    # The formatter names the workflow; these would append all they know to every line.
+    # By default these append all they know to every line. The formatter names the order.
     activity.logger.activity_info_on_message = False
     workflow.logger.workflow_info_on_message = False
     core_logger = logging.getLogger("temporalio.core")
