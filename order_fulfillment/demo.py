@@ -215,6 +215,18 @@ class Shell:
                 os.kill(int((self.copy / "worker.pid").read_text()), signal.SIGKILL)
 
 
+async def play_scenario(shell: Shell, heading: str, text: str, pause: bool) -> str | None:
+    """Play a scenario, and return the first line that README shows and nobody has printed."""
+    console.print(f"\n{heading}", style="bold")
+    explain(text.partition("```")[0])
+    printed = await shell.type(blocks(text, "bash"), pause)
+    if missing := first_missing(blocks(text, "text"), printed):
+        console.print(f"Not seen: {missing}", style="red")
+    else:
+        explain("".join(text.rpartition("Notice: ")[1:]))
+    return missing
+
+
 async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
     """Play scenarios, sum up and clean up; return the exit code."""
     table = Table("", "scenario", "order", "outcome", box=None, pad_edge=False)
@@ -243,14 +255,8 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
                 heading, text = scenarios()[name]
                 if pause:
                     await wait_for_enter("Enter goes on, and runs each command. ")
-                console.print(f"\n{heading}", style="bold")
-                explain(text.partition("```")[0])
-                printed = await shell.type(blocks(text, "bash"), pause)
-                if missing := first_missing(blocks(text, "text"), printed):
-                    exit_code = 1
-                    console.print(f"Not seen: {missing}", style="red")
-                else:
-                    explain("".join(text.rpartition("Notice: ")[1:]))
+                missing = await play_scenario(shell, heading, text, pause)
+                exit_code = 1 if missing else exit_code
                 listed = [order.id async for order in client.list_workflows(shell.orders)]
                 new = [order_id for order_id in listed if order_id not in known]
                 known.update(new)

@@ -66,8 +66,6 @@ async def start_file(path: str, defaults: Order, wait: bool) -> int:
     client = await connect()
     searchable = await orders.ensure_search_attributes(client, cli.print_message)
     started: list[orders.OrderHandle] = []
-    reported = set[str]()
-    ended = Counter[str]()
     counts = Counter({"started": 0, "existed already": 0, "invalid": 0})
 
     async def start_next(numbered_line: tuple[int, bytes]) -> None:
@@ -88,11 +86,25 @@ async def start_file(path: str, defaults: Order, wait: bool) -> int:
             counts["started"] += 1
             cli.print_result(order_id)
 
+    try:
+        await cli.side_by_side(start_next, lines)
+    finally:
+        cli.print_message(", ".join(f"{count} {what}" for what, count in counts.items()))
+    failed = await wait_for(started) if wait else 0
+    return 1 if failed or counts["invalid"] else 0
+
+
+async def wait_for(handles: list[orders.OrderHandle]) -> int:
+    """Print the results of orders, and return how many ended without one."""
+    ended = Counter[str]()
+
     async def finish(handle: orders.OrderHandle) -> None:
+        told: list[str] = []
+
         def report(news: str) -> None:
-            if handle.id not in reported:  # Once is enough, since there are many orders.
-                reported.add(handle.id)
+            if not told:  # Once is enough, since there are many orders.
                 cli.print_message(f"{handle.id}: {news}")
+            told.append(news)
 
         try:
             result = await orders.result(handle, report)
@@ -103,14 +115,9 @@ async def start_file(path: str, defaults: Order, wait: bool) -> int:
             ended[result.status] += 1
             cli.print_result(json.dumps(asdict(result)))
 
-    try:
-        await cli.side_by_side(start_next, lines)
-    finally:
-        cli.print_message(", ".join(f"{count} {what}" for what, count in counts.items()))
-    if wait:
-        await cli.side_by_side(finish, started)
-        cli.print_message(", ".join(f"{count} {status}" for status, count in ended.items()))
-    return 1 if counts["invalid"] or ended["without a result"] else 0
+    await cli.side_by_side(finish, handles)
+    cli.print_message(", ".join(f"{count} {status}" for status, count in ended.items()))
+    return ended["without a result"]
 
 
 def main() -> None:
