@@ -56,8 +56,8 @@ cd {folder}
 uv run signals.py status waits-{key} tries-{key} stuck-{key}
 uv run signals.py approve waits-{key} --by ada & uv run signals.py reject waits-{key} --by bob
 mv workflow.py.bak workflow.py; sed -i.bak '/removesuffix/s/# //' activities.py
-kill "$(cat worker.pid)"; uv run worker.py >> worker.log 2>&1 &
-uv run temporal workflow reset -t LastWorkflowTask --reason fixed -w stuck-{key}
+kill "$(cat worker.pid)"; uv run temporal workflow reset -t LastWorkflowTask --reason fixed -w stuck-{key}
+uv run worker.py >> worker.log 2>&1 &
 uv run signals.py approve tries-{key} stuck-{key}
 """
 
@@ -188,11 +188,9 @@ class Shell:
     async def keep(self, client: Client, web_ui: str, pause: bool) -> None:
         """Leave an order that waits, one that is retried, and one that is stuck, until Ctrl-C."""
         explain("These commands leave an order that waits, one that is retried, and one in a bug.")
-        if pause:
-            await wait_for_enter("Enter runs them. ")
         if (fixed := self.copy / "activities.py.bak").exists():  # Scenario 7 was played.
             fixed.rename(self.copy / "activities.py")
-        await self.type(KEEP.replace("KEY", self.key))
+        await self.type(KEEP.replace("KEY", self.key), pause)
         self.variables["TEMPORAL_ADDRESS"] = client.service_client.config.target_host
         variables = shlex.join(f"{name}={value}" for name, value in self.variables.items())
         folder = shlex.quote(str(self.copy))

@@ -38,7 +38,7 @@ QUERY_SECONDS = 8
 NO_WORKER = RPCStatusCode.FAILED_PRECONDITION  # With it the server refuses a query.
 OVERDUE = timedelta(seconds=3)
 WORKFLOW_TASK = "the workflow task of order"
-GOES_ON = "once workflow.py is fixed and the worker restarted, it goes on by itself"
+GOES_ON = "the next attempt goes on if workflow.py is fixed and the worker restarted"
 RESET = "uv run temporal workflow reset -t LastWorkflowTask --reason fixed -w"
 WRONG_INPUT = "if its input is wrong, terminate it and start it anew; "
 
@@ -181,7 +181,7 @@ async def _obstacle(handle: OrderHandle, description: WorkflowExecutionDescripti
             if task.HasField("started_time"):
                 ago = datetime.now(UTC) - task.started_time.ToDatetime(UTC)
                 reason += f"attempt {task.attempt} was {ago.total_seconds():.0f} s ago; "
-            hint = f"{GOES_ON}, or at once with: {RESET} {shlex.quote(handle.id)}"
+            hint = f"{GOES_ON}; to make it now: {RESET} {shlex.quote(handle.id)}"
             return f"{WORKFLOW_TASK} {handle.id!r} failed at {when}: {reason}{hint}"
         if event.HasField("workflow_task_completed_event_attributes"):
             break
