@@ -107,6 +107,9 @@ def _run(
     os.environ.update(environment)
     for number, output in enumerate(outputs, start=1):
         os.dup2(os.open(output, os.O_WRONLY | os.O_APPEND), number)
+    # A process of the benchmark has imported its modules in the parent's environment.
+    for name in [name for name in sys.modules if name.startswith("order_fulfillment")]:
+        del sys.modules[name]
     sys.argv = [str(script), *arguments]
     sys.path[:0] = [str(script.parent), *filter(None, [environment.get("PYTHONPATH")])]
     runpy.run_path(str(script), run_name="__main__")
