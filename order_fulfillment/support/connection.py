@@ -12,7 +12,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 ANSWER_SECONDS = 3
 UNANSWERED = {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCStatusCode.CANCELLED}
-"""What the SDK says after several attempts of a call."""
+"""The SDK reports one of these after several attempts that got no answer."""
 
 
 class ConfigurationError(Exception):
