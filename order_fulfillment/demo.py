@@ -79,8 +79,8 @@ def blocks(text: str, language: str) -> str:
     return "".join(re.findall(rf"(?ms)^```{language}\n(.+?)^```", text))
 
 
-def explain(prose: str) -> None:
-    """Print a paragraph of README."""
+def show(prose: str) -> None:
+    """Show a paragraph of README."""
     if prose.strip():
         console.print(Markdown(prose), style="bold")
 
@@ -165,7 +165,7 @@ class Shell:
                 if line == DONE:
                     return
                 output.append(line)
-                bad = re.search("^error: | failed( at .*)?: ", line)
+                bad = re.search("^error: | failed: ", line)
                 text = Text(line, style="red" if bad else "dim" if line[:1] == "{" else "")
                 text.highlight_regex(r'"status": "\w+", "message": "[^"]+"', "bold not dim")
                 console.print(text)
@@ -185,12 +185,12 @@ class Shell:
             console.print((self.copy / "server.log").read_text(), style="red")
         return await connect()
 
-    async def keep(self, client: Client, web_ui: str, pause: bool) -> None:
+    async def keep(self, client: Client, web_ui: str) -> None:
         """Leave an order that waits, one that is retried, and one that is stuck, until Ctrl-C."""
-        explain("These commands leave an order that waits, one that is retried, and one in a bug.")
+        show("These commands leave an order that waits, one that is retried, and one in a bug.")
         if (fixed := self.copy / "activities.py.bak").exists():  # Scenario 7 was played.
             fixed.rename(self.copy / "activities.py")
-        await self.type(KEEP.replace("KEY", self.key), pause)
+        await self.type(KEEP.replace("KEY", self.key))
         self.variables["TEMPORAL_ADDRESS"] = client.service_client.config.target_host
         variables = shlex.join(f"{name}={value}" for name, value in self.variables.items())
         folder = shlex.quote(str(self.copy))
@@ -216,12 +216,12 @@ class Shell:
 async def play_scenario(shell: Shell, heading: str, text: str, pause: bool) -> str | None:
     """Play a scenario, and return the first line that README shows and nobody has printed."""
     console.print(f"\n{heading}", style="bold")
-    explain(text.partition("```")[0])
+    show(text.partition("```")[0])
     printed = await shell.type(blocks(text, "bash"), pause)
     if missing := first_missing(blocks(text, "text"), printed):
         console.print(f"Not seen: {missing}", style="red")
     else:
-        explain("".join(text.rpartition("Notice: ")[1:]))
+        show("".join(text.rpartition("Notice: ")[1:]))
     return missing
 
 
@@ -268,7 +268,7 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
                 table.add_row(mark, heading, order, ", ".join(statuses), style=style)
             console.print("", table, "")
             if keep:
-                await shell.keep(client, web_ui, pause)
+                await shell.keep(client, web_ui)
         finally:
             with suppress(ConnectionError):
                 await shell.close()

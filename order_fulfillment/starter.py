@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from secrets import token_hex
 
-from temporalio.client import Client, WorkflowFailureError
+from temporalio.client import Client
 from temporalio.common import WorkflowIDReusePolicy
-from temporalio.exceptions import WorkflowAlreadyStartedError
+from temporalio.exceptions import TemporalError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from order_fulfillment import order_file, orders
@@ -108,7 +108,7 @@ async def wait_for(handles: list[orders.OrderHandle]) -> int:
 
         try:
             result = await orders.result(handle, report)
-        except WorkflowFailureError as error:
+        except TemporalError as error:
             ended["without a result"] += 1
             cli.print_message(f"error: {orders.explain(handle.id, error)}")
         else:

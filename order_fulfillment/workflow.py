@@ -143,15 +143,15 @@ class OrderWorkflow:
         return self._decision.message if self._decision else None
 
     async def _wait_for_decision(self, order: Order) -> ApprovalDecision | None:
-        """Wait for a decision until the time is over. A small order is approved at once."""
-        # Scenario 6, the workflow bug: uncomment this line and restart the worker.
-        # raise RuntimeError("workflow bug!")
+        """Wait for a decision until the time is over. A small order is approved at once.
 
+        After a time without a worker, a decision and the timeout may come together. The decision counts.
+        """
         if self._decision is None and order.total_cents <= order.approval_above_cents:
             limit = dollars(order.approval_above_cents)
             self._decision = ApprovalDecision(True, f"not above {limit}")
-        # When no worker ran for a while, a decision and the timeout may come together. Then the
-        # decision counts.
+        # Scenario 6, the workflow bug: uncomment the next line and restart the worker.
+        # raise RuntimeError("workflow bug!")
         with suppress(TimeoutError):
             await workflow.wait_condition(
                 lambda: self._decision is not None,
@@ -168,8 +168,9 @@ class OrderWorkflow:
         try:
             return await asyncio.shield(step)
         except asyncio.CancelledError:
-            # If the approval and the cancel request came together, the history has not grown yet, and
-            # the server does not know of this step. Then `cancel` takes the step back.
+            # A worker handles the signals that it gets before the cancel requests. So the request may
+            # be older than the approval. Then the history has not grown yet, the server does not know
+            # of this step, and `cancel` takes it back.
             if workflow.info().get_current_history_length() == began:
                 step.cancel()
                 raise

@@ -220,12 +220,13 @@ def test_a_server_that_does_not_start_tells_why(tmp_path: Path) -> None:
     assert f"error: no Temporal server at localhost:{port}: " in demo.output.splitlines()[-1]
 
 
-def test_the_readme_shows_the_workflow_word_for_word() -> None:
-    code = (SCRIPTS / "workflow.py").read_text()
-    path, wait = re.findall("(?ms)^```python\n(.+?)^```", README.read_text())
+def test_the_readme_shows_the_code_word_for_word() -> None:
+    path, wait, step = re.findall("(?ms)^```python\n(.+?)^```", README.read_text())
+    workflow = (SCRIPTS / "workflow.py").read_text()
 
-    assert indent(path, " " * 8) in code
-    assert indent(wait, " " * 8) in code
+    assert indent(path, " " * 8) in workflow
+    assert indent(wait, " " * 8) in workflow
+    assert indent(step, " " * 4) in (SCRIPTS / "activities.py").read_text()
 
 
 SPECIFICATION = """\
