@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from textwrap import indent
 from typing import Self
 
 import httpx
@@ -221,12 +220,12 @@ def test_a_server_that_does_not_start_tells_why(tmp_path: Path) -> None:
 
 
 def test_the_readme_shows_the_code_word_for_word() -> None:
-    path, wait, step = re.findall("(?ms)^```python\n(.+?)^```", README.read_text())
-    workflow = (SCRIPTS / "workflow.py").read_text()
+    listings = re.findall("(?ms)^```python\n(.+?)^```", README.read_text())
 
-    assert indent(path, " " * 8) in workflow
-    assert indent(wait, " " * 8) in workflow
-    assert indent(step, " " * 4) in (SCRIPTS / "activities.py").read_text()
+    for file, listing in zip(("workflow.py", "activities.py"), listings, strict=True):
+        code = re.sub("(?m)^ +", "", (SCRIPTS / file).read_text())
+        for excerpt in re.split(r"(?m)^ *\.\.\.\n", listing):
+            assert re.sub("(?m)^ +", "", excerpt) in code
 
 
 SPECIFICATION = """\
