@@ -68,14 +68,6 @@ class OrderWorkflow:
             ActivityError: when a step failed for good, or was canceled. Its cause tells which.
             asyncio.CancelledError: when the order was canceled while it waited.
         """
-        try:
-            return await self._fulfill(order)
-        except (ActivityError, asyncio.CancelledError) as error:
-            canceled = is_cancelled_exception(error)
-            self._enter(OrderStatus.CANCELED if canceled else OrderStatus.FAILED)
-            raise
-
-    async def _fulfill(self, order: Order) -> OrderResult:
         # A step may run more than once. By its idempotency key the service recognizes it. No other
         # order has the ID of this workflow's first run, which stays the same when a worker dies or
         # an operator resets the order. The workflow's ID is for people who read the services' books.
@@ -83,30 +75,35 @@ class OrderWorkflow:
         authorized_seconds = order.approval_timeout + AUTHORIZATION_MARGIN_SECONDS
         reserved_seconds = order.approval_timeout + RESERVATION_MARGIN_SECONDS
 
-        authorization = await workflow.execute_activity_method(
-            OrderActivities.process_payment,
-            PaymentRequest(f"{key}/payment", order.total_cents, order.card, authorized_seconds),
-            **STEP,
-        )
-        self._enter(OrderStatus.RESERVING_INVENTORY)
-        reservation = await workflow.execute_activity_method(
-            OrderActivities.reserve_inventory,
-            ReservationRequest(
-                f"{key}/reservation", order.quantities, reserved_seconds, order.outage_attempts
-            ),
-            **STEP,
-        )
-        self._enter(OrderStatus.AWAITING_APPROVAL)
-        decision = await self._wait_for_decision(order)
-        tracking_number = None
-        if decision is None:
-            self._enter(OrderStatus.EXPIRED)
-        elif not decision.approved:
-            self._enter(OrderStatus.REJECTED)
-        else:
-            self._enter(OrderStatus.DELIVERING)
-            tracking_number = await self._deliver(f"{key}/delivery", authorization, reservation)
-            self._enter(OrderStatus.FULFILLED)
+        try:
+            authorization = await workflow.execute_activity_method(
+                OrderActivities.process_payment,
+                PaymentRequest(f"{key}/payment", order.total_cents, order.card, authorized_seconds),
+                **STEP,
+            )
+            self._enter(OrderStatus.RESERVING_INVENTORY)
+            reservation = await workflow.execute_activity_method(
+                OrderActivities.reserve_inventory,
+                ReservationRequest(
+                    f"{key}/reservation", order.quantities, reserved_seconds, order.outage_attempts
+                ),
+                **STEP,
+            )
+            self._enter(OrderStatus.AWAITING_APPROVAL)
+            decision = await self._wait_for_decision(order)
+            tracking_number = None
+            if decision is None:
+                self._enter(OrderStatus.EXPIRED)
+            elif not decision.approved:
+                self._enter(OrderStatus.REJECTED)
+            else:
+                self._enter(OrderStatus.DELIVERING)
+                tracking_number = await self._deliver(f"{key}/delivery", authorization, reservation)
+                self._enter(OrderStatus.FULFILLED)
+        except (ActivityError, asyncio.CancelledError) as error:
+            canceled = is_cancelled_exception(error)
+            self._enter(OrderStatus.CANCELED if canceled else OrderStatus.FAILED)
+            raise
         expired = f"no decision within {order.approval_timeout:.10g} s"
         return OrderResult(
             order_id=workflow.info().workflow_id,
