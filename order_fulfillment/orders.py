@@ -38,7 +38,7 @@ QUERY_SECONDS = 8
 NO_WORKER = RPCStatusCode.FAILED_PRECONDITION  # With it the server refuses a query.
 OVERDUE = timedelta(seconds=3)
 WORKFLOW_TASK = "the workflow task of order"
-GOES_ON = "the next attempt goes on if workflow.py is fixed and the worker restarted"
+GOES_ON = "the next attempt succeeds if workflow.py is fixed and the worker is restarted"
 RESET = "uv run temporal workflow reset -t LastWorkflowTask --reason fixed -w"
 WRONG_INPUT = "if its input is wrong, terminate it and start it anew; "
 
