@@ -36,7 +36,10 @@ from order_fulfillment.workflow import ORDER_STATUS
 PACKAGE = Path(__file__).resolve().parent
 README = PACKAGE.parent / "README.md"
 PATIENCE_SECONDS = 60
-START_WORKER = "uv run worker.py >> worker.log 2>&1 &\n"
+START_WORKER = """\
+uv run worker.py >> worker.log 2>&1 &
+until [ -s worker.pid ]; do sleep 0.1; done
+"""
 DONE = "this command is done"
 
 # Scenario 6's bug is for one customer here, so that one worker serves all three orders.
@@ -240,10 +243,6 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
         try:
             client = await shell.connect()
             await shell.type(START_WORKER)
-            for _ in range(100):  # The first scenario may restart the worker at once.
-                if (shell.copy / "worker.pid").exists():
-                    break
-                await asyncio.sleep(0.1)
             # The Web UI of a dev server is a thousand ports above.
             host, _, port = client.service_client.config.target_host.rpartition(":")
             web_ui = f"http://{host}:{int(port) + 1000}/namespaces/{client.namespace}/workflows"

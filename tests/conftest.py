@@ -200,18 +200,27 @@ class Shop:
                 worker.kill()
 
 
-@pytest.fixture(scope="session")
-async def dev_server() -> AsyncIterator[Client]:
-    """A client of a real dev server on a free port; its HTTP API is a thousand ports above."""
+async def start_dev_server() -> WorkflowEnvironment:
+    """A real dev server on a free port; its HTTP API is a thousand ports above."""
     port = free_port()
-    async with await WorkflowEnvironment.start_local(
+    return await WorkflowEnvironment.start_local(
         port=port,
         # On PATH where the wheel exists; elsewhere None lets the SDK download it.
         dev_server_existing_path=shutil.which("temporal"),
         dev_server_log_level="error",
         search_attributes=[ORDER_STATUS, CUSTOMER],
         dev_server_extra_args=[*DEV_SERVER_TUNING, *DRAINAGE, "--http-port", str(port + 1000)],
-    ) as environment:
+    )
+
+
+@pytest.fixture(scope="session")
+async def dev_server() -> AsyncIterator[Client]:
+    """A client of a real dev server."""
+    try:
+        environment = await start_dev_server()
+    except RuntimeError:  # Another process took a port, or the SDK's five seconds were too few.
+        environment = await start_dev_server()
+    async with environment:
         yield environment.client
 
 

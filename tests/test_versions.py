@@ -24,10 +24,10 @@ from tests.script import wait_until
 
 APPROVED = ApprovalDecision(approved=True)
 NUMBER = 20
-WAIT = "        self._enter(OrderStatus.AWAITING_APPROVAL)\n"
+WAIT = "            self._enter(OrderStatus.AWAITING_APPROVAL)\n"
 GIFT = """\
-        socks = ReservationRequest(f"{key}/gift", {"temporal-socks": 1}, 60)
-        await workflow.execute_activity_method(OrderActivities.reserve_inventory, socks, **STEP)
+            socks = ReservationRequest(f"{key}/gift", {"temporal-socks": 1}, 60)
+            await workflow.execute_activity_method(OrderActivities.reserve_inventory, socks, **STEP)
 """
 
 
@@ -165,7 +165,7 @@ async def test_an_order_that_is_stuck_is_moved_to_the_version_with_the_fix(
 
 def another_wait(shop: Shop) -> Shop:
     """The shop with a pause more before the wait: a timer, which a replay takes for any other."""
-    return shop.with_change("workflow.py", WAIT, f"{WAIT}        await workflow.sleep(0.5)\n")
+    return shop.with_change("workflow.py", WAIT, f"{WAIT}            await workflow.sleep(0.5)\n")
 
 
 async def none_without_version(shop: Shop) -> bool:

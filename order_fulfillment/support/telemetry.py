@@ -13,7 +13,7 @@ from order_fulfillment.support.command_line import printable
 def set_up_telemetry(metrics_address: str | None) -> runtime.Runtime:
     """Log to stderr, and return a runtime for the client; OSError for a wrong IP:PORT."""
     handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(_Formatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     # By default these append all they know to every line. The formatter names the order.
     activity.logger.activity_info_on_message = False
@@ -36,30 +36,30 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 
 class _Formatter(logging.Formatter):
-    """Shows a bug's traceback once: the server tries a failed workflow task again and again."""
+    """Names the order in each line, and shows a traceback once: Temporal retries what failed."""
 
-    def __init__(self, format: str) -> None:
-        super().__init__(format)
-        self._shown = set[str]()
+    _shown = ""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = logging.makeLogRecord(record.__dict__)
-        line.msg, line.args = record.getMessage(), None
-        step: dict[str, object] = record.__dict__.get("temporal_activity", {})
-        if error := record.exc_info and record.exc_info[1]:
-            what = f"{step['activity_type']} failed" if step else line.msg
-            line.msg, line.exc_info = f"{what}: {error}", None
-            if not isinstance(error, ApplicationError):
-                line.msg = f"{what}: {type(error).__name__}: {error}"
-                if error.__cause__:  # For example the field that cannot be decoded.
-                    line.msg += f": {error.__cause__}"
-                frames = traceback.extract_tb(error.__traceback__)
-                own = [frame for frame in frames if "temporalio" not in Path(frame.filename).parts]
-                text = "".join(["Traceback:\n", *traceback.format_list(own)]).rstrip()
-                line.exc_text = text if own and text not in self._shown else None
-                self._shown.add(text)
-        if of := step or record.__dict__.get("temporal_workflow"):
-            line.msg = f"{of['workflow_id']}: {line.msg}"
-        line.msg = printable(line.msg)
-        # A traceback has lines of its own, and may quote what a stranger wrote.
-        return "\n".join(map(printable, super().format(line).split("\n")))
+        step: dict[str, str] = record.__dict__.get("temporal_activity", {})
+        order: dict[str, str] = step or record.__dict__.get("temporal_workflow", {})
+        line, frames = record.getMessage(), ""
+        if step:
+            line = line.replace("Completing activity as failed", f"{step['activity_type']} failed")
+        error = record.exc_info and record.exc_info[1]
+        if isinstance(error, ApplicationError):
+            line += f": {error}"
+        elif error:
+            line += f": {type(error).__name__}: {error}"
+            if error.__cause__:  # For example the field that cannot be decoded.
+                line += f": {error.__cause__}"
+            stack = traceback.extract_tb(error.__traceback__)
+            own = [frame for frame in stack if "temporalio" not in Path(frame.filename).parts]
+            frames = "".join(traceback.format_list(own))
+        where = f"{order['workflow_id']}: " if order else ""
+        lines = [f"{self.formatTime(record)} {record.levelname} {where}{line}"]
+        if frames and frames != self._shown:
+            self._shown = frames
+            lines += ["Traceback:", *frames.rstrip().split("\n")]
+        # A line may quote what a stranger wrote.
+        return "\n".join(map(printable, lines))
