@@ -64,7 +64,7 @@ uv run worker.py >> worker.log 2>&1 &
 uv run signals.py approve tries-{key} stuck-{key}
 """
 
-# The usual style of code has a black background, which a light terminal has not.
+# The usual style of code has a black background, and is hard to read in a light terminal.
 theme = Theme({"markdown.code": "cyan"})
 console = Console(highlight=False, markup=False, emoji=False, theme=theme)
 

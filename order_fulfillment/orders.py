@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from temporalio.api.enums.v1 import IndexedValueType
+from temporalio.api.enums.v1 import IndexedValueType, WorkflowTaskFailedCause
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.client import (
@@ -39,6 +39,7 @@ NO_WORKER = RPCStatusCode.FAILED_PRECONDITION  # With it the server refuses a qu
 OVERDUE = timedelta(seconds=3)
 WORKFLOW_TASK = "the workflow task of order"
 GOES_ON = "the next attempt succeeds if workflow.py is fixed and the worker is restarted"
+RESET_WORKFLOW = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
 RESET = "uv run temporal workflow reset -t LastWorkflowTask --reason fixed -w"
 WRONG_INPUT = "if its input is wrong, terminate it and start it anew; "
 
@@ -172,9 +173,10 @@ async def _obstacle(handle: OrderHandle, description: WorkflowExecutionDescripti
     """Say why no worker goes on: the workflow task fails, or none is there."""
     history = await handle.fetch_history()
     for event in reversed(history.events):
-        failure = event.workflow_task_failed_event_attributes.failure
-        # The server's own reasons, such as a restart in between, have no message.
-        if failure.message:
+        failed = event.workflow_task_failed_event_attributes
+        failure = failed.failure
+        # The server's own reasons have no message, except a reset.
+        if failure.message and failed.cause != RESET_WORKFLOW:
             when = f"{event.event_time.ToDatetime():%H:%M:%S} UTC"
             reason = f"{_in_words(failure)}; {WRONG_INPUT if 'argument' in failure.message else ''}"
             task = description.raw_description.pending_workflow_task

@@ -165,9 +165,9 @@ class OrderWorkflow:
         try:
             return await asyncio.shield(step)
         except asyncio.CancelledError:
-            # A worker handles the signals that it gets before the cancel requests. So the request may
-            # be older than the approval. Then the history has not grown yet, the server does not know
-            # of this step, and `cancel` takes it back.
+            # The approval and the cancel request may have come in one workflow task. The worker handles
+            # the signal first, even if it is the later one. Then the history has not grown yet, and the
+            # server does not know of this step: `cancel` takes it back.
             if workflow.info().get_current_history_length() == began:
                 step.cancel()
                 raise

@@ -13,6 +13,7 @@ from order_fulfillment.shared import ApprovalDecision, OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop, one_line
 from tests.history import place, until_status
+from tests.page import type_command
 from tests.script import wait_until
 
 
@@ -184,7 +185,9 @@ async def test_an_order_that_is_retried_for_ever_says_why(shop: Shop) -> None:
     with broken.worker():
         waiting = shop.start("starter.py", "--wait-result")
         waiting.until_prints("\nprocess_payment, attempt 1 failed: KeyError: 'rate'\n")
-        status = shop.run("signals.py", "status", waiting.stdout.strip())
+        order_id = waiting.stdout.strip()
+        status = shop.run("signals.py", "status", order_id)
+        wait_until(lambda: order_id in type_command(shop, "OrderStatus IN"), "it to be listed")
         waiting.kill()
 
     assert status.stdout == "PROCESSING_PAYMENT\n"

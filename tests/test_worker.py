@@ -89,6 +89,18 @@ async def test_a_workflow_bug_is_told_of_an_order_that_was_at_rest(
     assert f"workflow task of order '{order.id}' fails: workflow bug!" in one_line(asked.stderr)
 
 
+async def test_a_reset_order_without_a_worker_is_not_said_to_fail(
+    shop: Shop, dev_server: Client
+) -> None:
+    order = await place(dev_server, shop.task_queue)
+    async with create_worker(dev_server, shop.task_queue):
+        await until_status(order, OrderStatus.AWAITING_APPROVAL)
+    reset = ("workflow", "reset", "-t", "LastWorkflowTask", "--reason", "fixed", "-w", order.id)
+    shop.temporal(*reset)
+
+    assert "no worker answers" in one_line(shop.run("signals.py", "status", order.id).stderr)
+
+
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
 def test_a_stopped_worker_says_goodbye_in_order(shop: Shop, stop: signal.Signals) -> None:
     pid_file = shop.folder / "worker.pid"

@@ -22,4 +22,4 @@ class _SignalGuardInbound(worker.WorkflowInboundInterceptor):
         if len(input.args) == 1 and input.args[0] is not None:
             await super().handle_signal(input)
         else:
-            workflow.logger.warning("Ignored a signal %r that has not one argument", input.signal)
+            workflow.logger.warning("Ignored a signal %r: it needs one argument", input.signal)

@@ -2,7 +2,6 @@
 
 import logging
 import traceback
-from pathlib import Path
 
 from temporalio import activity, runtime, workflow
 from temporalio.exceptions import ApplicationError
@@ -54,7 +53,7 @@ class _Formatter(logging.Formatter):
             if error.__cause__:  # For example the field that cannot be decoded.
                 line += f": {error.__cause__}"
             stack = traceback.extract_tb(error.__traceback__)
-            own = [frame for frame in stack if "temporalio" not in Path(frame.filename).parts]
+            own = [frame for frame in stack if "/site-packages/temporalio/" not in frame.filename]
             frames = "".join(traceback.format_list(own))
         where = f"{order['workflow_id']}: " if order else ""
         lines = [f"{self.formatTime(record)} {record.levelname} {where}{line}"]
