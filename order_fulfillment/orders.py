@@ -34,9 +34,8 @@ type OrderHandle = WorkflowHandle[OrderWorkflow, OrderResult]
 type Report = Callable[[str], object]
 
 # Longer than the sticky timeout in worker.py, after which the server gives up a dead worker.
-QUERY_SECONDS = 8
+PATIENCE_SECONDS = 8
 NO_WORKER = RPCStatusCode.FAILED_PRECONDITION  # With it the server refuses a query.
-OVERDUE = timedelta(seconds=3)
 WORKFLOW_TASK = "the workflow task of order"
 GOES_ON = "the next attempt succeeds if workflow.py is fixed and the worker is restarted"
 RESET_WORKFLOW = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
@@ -144,7 +143,7 @@ async def _news(
     task = description.raw_description.pending_workflow_task
     if task.attempt:  # A workflow task takes milliseconds, if a worker is there.
         since = max(began, task.scheduled_time.ToDatetime(UTC))
-        if datetime.now(UTC) - since > OVERDUE:
+        if datetime.now(UTC) - since > timedelta(seconds=PATIENCE_SECONDS):
             yield f"still waiting: {await _obstacle(handle, description)}"
     elif description.typed_search_attributes.get(ORDER_STATUS) == OrderStatus.AWAITING_APPROVAL:
         yield f"it waits for a decision; approve it: {command('signals.py', 'approve', handle.id)}"
@@ -152,13 +151,13 @@ async def _news(
 
 @asynccontextmanager
 async def worker_answers(handle: OrderHandle) -> AsyncIterator[None]:
-    """Give a worker `QUERY_SECONDS` to answer a query; OrderError with the reason if none does."""
+    """Give a worker `PATIENCE_SECONDS` to answer a query; OrderError with the reason if none does."""
     description = await describe(handle)
     # While a workflow task fails, the server would keep the query waiting.
     if description.raw_description.pending_workflow_task.attempt > 1:
         raise OrderError(await _obstacle(handle, description))
     try:
-        async with asyncio.timeout(QUERY_SECONDS):
+        async with asyncio.timeout(PATIENCE_SECONDS):
             yield
     except WorkflowQueryFailedError as error:
         # A worker may have to replay the order to answer, and then meet a bug of workflow.py.

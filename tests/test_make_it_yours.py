@@ -247,7 +247,7 @@ async def test_two_people_decide_on_the_web_page(
         monkeypatch.delenv(name)
     for name in [name for name in shop.environment if name.startswith("TEMPORAL_")]:
         monkeypatch.setenv(name, shop.environment[name])
-    monkeypatch.setattr(orders, "QUERY_SECONDS", 1)
+    monkeypatch.setattr(orders, "PATIENCE_SECONDS", 1)
     monkeypatch.setattr(shared, "TASK_QUEUE", shop.task_queue)
     app = module("approvals", "Approval on a web page", tmp_path, monkeypatch).app
     early = await place(dev_server, shop.task_queue)
