@@ -100,7 +100,7 @@ def first_missing(shown: str, printed: list[str]) -> str | None:
 
 async def wait_for_enter(prompt: str = "") -> None:
     """Give a person time to speak."""
-    console.print(prompt, style="bold", end="")
+    console.print(prompt, style="dim", end="")
     if sys.stdin.isatty():  # An impatient Enter came before.
         termios.tcflush(sys.stdin, termios.TCIFLUSH)
     # Unlike a thread of asyncio.to_thread, this one does not hold up Ctrl-C.
@@ -188,7 +188,7 @@ class Shell:
             console.print((self.copy / "server.log").read_text(), style="red")
         return await connect()
 
-    async def keep(self, client: Client, web_ui: str) -> None:
+    async def keep(self, client: Client, link: str) -> None:
         """Leave an order that waits, one that is retried, and one that is stuck, until Ctrl-C."""
         show("These commands leave an order that waits, one that is retried, and one in a bug.")
         if (fixed := self.copy / "activities.py.bak").exists():  # Scenario 7 was played.
@@ -198,7 +198,7 @@ class Shell:
         variables = shlex.join(f"{name}={value}" for name, value in self.variables.items())
         folder = shlex.quote(str(self.copy))
         kept = KEPT.format(variables=variables, folder=folder, key=self.key)
-        console.print(kept, f"{web_ui}?query={quote(self.running)}", sep="\n", soft_wrap=True)
+        console.print(kept, link, sep="\n", soft_wrap=True)
         await asyncio.Event().wait()
 
     async def close(self) -> None:
@@ -251,7 +251,7 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
             for name in scenario or filter(str.isdecimal, scenarios()):
                 heading, text = scenarios()[name]
                 if pause:
-                    await wait_for_enter("Enter goes on, and runs each command. ")
+                    await wait_for_enter("Enter goes on. ")
                 missing = await play_scenario(shell, heading, text, pause)
                 exit_code = 1 if missing else exit_code
                 listed = [order.id async for order in client.list_workflows(shell.orders)]
@@ -265,9 +265,13 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
                 mark, style = ("✗", "red") if missing else ("✓", "green")
                 order = Text(label, Style(link=link))
                 table.add_row(mark, heading, order, ", ".join(statuses), style=style)
+            if pause:
+                await wait_for_enter("Enter shows the outcomes. ")
             console.print("", table, "")
             if keep:
-                await shell.keep(client, web_ui)
+                if pause:
+                    await wait_for_enter("Enter prepares three orders for questions. ")
+                await shell.keep(client, all_orders)
         finally:
             with suppress(ConnectionError):
                 await shell.close()

@@ -182,8 +182,8 @@ async def _obstacle(handle: OrderHandle, description: WorkflowExecutionDescripti
             if task.HasField("started_time"):
                 ago = datetime.now(UTC) - task.started_time.ToDatetime(UTC)
                 reason += f"attempt {task.attempt} was {ago.total_seconds():.0f} s ago; "
-            # The server makes one more attempt at once, and then waits longer and longer.
-            now = f"; to make it now: {RESET} {shlex.quote(handle.id)}" if task.attempt > 2 else ""
+            # The server waits longer and longer: fifteen seconds after the fourth attempt.
+            now = f"; to make it now: {RESET} {shlex.quote(handle.id)}" if task.attempt > 3 else ""
             return f"{WORKFLOW_TASK} {handle.id!r} failed at {when}: {reason}{GOES_ON}{now}"
         if event.HasField("workflow_task_completed_event_attributes"):
             break

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -53,7 +54,7 @@ async def start_one(order_id: str, order: Order, wait: bool) -> None:
     if wait:
         result = await orders.result(handle, report=cli.print_message)
         cli.print_result(json.dumps(asdict(result)))
-    else:
+    elif sys.stdout.isatty():  # Otherwise a program has taken the ID.
         see = orders.command("signals.py", "status", order_id)
         cli.print_message(f"see where it stands: {see}")
 

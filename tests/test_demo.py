@@ -105,7 +105,7 @@ async def test_an_interrupted_demo_leaves_a_running_server_as_it_was(
         address=address_of(dev_server),
         TEMPORAL_TASK_QUEUE=open_shop.task_queue,
     ) as demo:
-        wait_until(lambda: "%22Running%22" in demo.output, "three orders", seconds=60)
+        wait_until(lambda: "signals.py approve tries-" in demo.output, "three orders", seconds=60)
 
         [key] = re.findall(r"TEMPORAL_TASK_QUEUE=demo-(\S+)", demo.output)
         waits, retried, stuck = (

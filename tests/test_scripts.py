@@ -4,6 +4,8 @@ import asyncio
 import json
 import re
 import signal
+import subprocess
+import sys
 from uuid import uuid4
 
 import pytest
@@ -17,12 +19,21 @@ from tests.page import type_command
 from tests.script import wait_until
 
 
-def test_the_starter_prints_the_order_id_and_nothing_else(open_shop: Shop) -> None:
+def test_the_starter_prints_the_order_id_and_a_hint_for_people(open_shop: Shop) -> None:
     started = open_shop.run("starter.py", "Ada Lovelace")
+    terminal = ("-c", "import pty, sys; pty.spawn(sys.argv[1:])", sys.executable)
+    seen = subprocess.run(
+        [sys.executable, *terminal, open_shop.scripts / "starter.py"],
+        env=open_shop.environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
 
-    assert started.returncode == 0
-    assert re.fullmatch(r"order-[0-9a-f]{8,}\n", started.stdout)
-    assert started.stderr.endswith(f"signals.py status {started.stdout}")
+    assert (started.returncode, started.stderr) == (0, "")
+    assert re.fullmatch(r"order-[0-9a-f]{8}\n", started.stdout)
+    order_id, hint = seen.stdout.splitlines()
+    assert hint.endswith(f"signals.py status {order_id}")
 
 
 async def test_an_id_that_was_used_before_is_refused(open_shop: Shop, dev_server: Client) -> None:

@@ -50,9 +50,9 @@ async def test_a_workflow_bug_is_told_and_recovered_from(shop: Shop, dev_server:
         order = dev_server.get_workflow_handle_for(OrderWorkflow.run, order_id)
 
         async def pauses_have_grown() -> bool:
-            return (await order.describe()).raw_description.pending_workflow_task.attempt > 2
+            return (await order.describe()).raw_description.pending_workflow_task.attempt > 3
 
-        await until(pauses_have_grown, "a third attempt")
+        await until(pauses_have_grown, "a fourth attempt")
         asked_later = shop.run("signals.py", "status", order_id)
     with shop.worker():
         await order.signal(OrderWorkflow.approve_order, APPROVED)
