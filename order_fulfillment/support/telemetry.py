@@ -37,7 +37,9 @@ def _is_news(record: logging.LogRecord) -> bool:
 class _Formatter(logging.Formatter):
     """Names the order in each line, and shows a traceback once: Temporal retries what failed."""
 
-    _shown = ""
+    def __init__(self) -> None:
+        super().__init__()
+        self._shown = set[str]()
 
     def format(self, record: logging.LogRecord) -> str:
         step: dict[str, str] = record.__dict__.get("temporal_activity", {})
@@ -57,8 +59,8 @@ class _Formatter(logging.Formatter):
             frames = "".join(traceback.format_list(own))
         where = f"{order['workflow_id']}: " if order else ""
         lines = [f"{self.formatTime(record)} {record.levelname} {where}{line}"]
-        if frames and frames != self._shown:
-            self._shown = frames
+        if frames and frames not in self._shown:
+            self._shown.add(frames)
             lines += ["Traceback:", *frames.rstrip().split("\n")]
         # A line may quote what a stranger wrote.
         return "\n".join(map(printable, lines))
