@@ -57,7 +57,7 @@ Until Ctrl-C they stay as they are. Try in another terminal:
 export {variables}
 cd {folder}
 uv run signals.py status waits-{key} tries-{key} stuck-{key}
-uv run signals.py approve waits-{key} --by ada & uv run signals.py reject waits-{key} --by bob
+(uv run signals.py approve waits-{key} --by ada & uv run signals.py reject waits-{key} --by bob; wait)
 mv workflow.py.bak workflow.py; sed -i.bak '/removesuffix/s/# //' activities.py
 kill "$(cat worker.pid)"; uv run temporal workflow reset -t LastWorkflowTask --reason fixed -w stuck-{key}
 uv run worker.py >> worker.log 2>&1 &

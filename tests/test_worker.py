@@ -28,6 +28,7 @@ async def test_without_a_worker_nothing_is_lost_and_everyone_is_told(
     assert asking.wait() == 1
     assert time.monotonic() - began < 15
     assert approving.wait() == 0
+    waiting.until_prints("no worker answers")
     assert waiting.returncode is None
     with shop.worker():
         assert waiting.wait() == 0
