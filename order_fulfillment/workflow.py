@@ -118,7 +118,7 @@ class OrderWorkflow:
 
     @workflow.signal(description='Approve or reject the order: {"approved": true, "by": "Grace"}')
     def approve_order(self, decision: ApprovalDecision) -> None:
-        """Take a decision, however early it comes. The first one stands."""
+        """Take a decision, even before the order waits for it. The first one stands."""
         if self._decision is None:
             self._decision = decision
         else:

@@ -9,14 +9,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Self
+from textwrap import indent
+from typing import Any, Self
+from uuid import uuid4
 
 import httpx
 import psutil
 import pytest
 from temporalio.client import Client, WorkflowExecutionStatus
 
-from order_fulfillment.shared import OrderStatus
+from order_fulfillment.shared import ApprovalDecision, OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import (
     SCRIPTS,
@@ -26,7 +28,7 @@ from tests.conftest import (
     copy_of_the_scripts,
     free_port,
 )
-from tests.history import place, until_status
+from tests.history import ORDER, place, until_status
 from tests.script import Script, wait_until
 
 README = SCRIPTS.parent / "README.md"
@@ -220,12 +222,36 @@ def test_a_server_that_does_not_start_tells_why(tmp_path: Path) -> None:
 
 
 def test_the_readme_shows_the_code_word_for_word() -> None:
-    listings = re.findall("(?ms)^```python\n(.+?)^```", README.read_text())
+    listing = listings()[0]
 
-    for file, listing in zip(("workflow.py", "activities.py"), listings, strict=True):
-        code = re.sub("(?m)^ +", "", (SCRIPTS / file).read_text())
-        for excerpt in re.split(r"(?m)^ *\.\.\.\n", listing):
-            assert re.sub("(?m)^ +", "", excerpt) in code
+    files = [SCRIPTS / file for file in ("workflow.py", "activities.py")]
+    code = re.sub("(?m)^ +", "", "".join(file.read_text() for file in files))
+    for excerpt in re.split(r"(?m)^ *\.\.\.\n|^#.*\n", listing):
+        assert re.sub("(?m)^ +", "", excerpt) in code
+
+
+async def test_the_calls_in_the_readme_see_an_order_through(open_shop: Shop) -> None:
+    calls = listings()[1].replace("localhost:7233", open_shop.environment["TEMPORAL_ADDRESS"])
+    names: dict[str, Any] = {
+        "ApprovalDecision": ApprovalDecision,
+        "Client": Client,
+        "OrderWorkflow": OrderWorkflow,
+        "TASK_QUEUE": open_shop.task_queue,
+        "order": ORDER,
+        "order_id": f"order-{uuid4().hex}",
+    }
+
+    body = indent(f"{calls}return status, result\n", "    ")
+    exec(f"async def make_calls():\n{body}", names)  # noqa: S102
+    status, result = await names["make_calls"]()
+
+    assert status in OrderStatus
+    assert (result.status, result.decided_by) == (OrderStatus.FULFILLED, "Grace")
+
+
+def listings() -> list[str]:
+    """The Python that README shows."""
+    return re.findall("(?ms)^```python\n(.+?)^```", README.read_text())
 
 
 SPECIFICATION = """\
