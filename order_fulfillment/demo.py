@@ -12,7 +12,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import termios
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -27,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.theme import Theme
 from temporalio.client import Client
+from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError
 
 from order_fulfillment.support.command_line import ArgumentParser, printable, run
@@ -101,8 +101,6 @@ def first_missing(shown: str, printed: list[str]) -> str | None:
 async def wait_for_enter(prompt: str = "") -> None:
     """Give a person time to speak."""
     console.print(prompt, style="dim", end="")
-    if sys.stdin.isatty():  # An impatient Enter came before.
-        termios.tcflush(sys.stdin, termios.TCIFLUSH)
     # Unlike a thread of asyncio.to_thread, this one does not hold up Ctrl-C.
     thread = ThreadPoolExecutor(1)
     await asyncio.get_running_loop().run_in_executor(thread, sys.stdin.readline)
@@ -177,7 +175,8 @@ class Shell:
         """Connect to the server that runs, or else to a dev server that this starts."""
         with suppress(ConnectionError):
             return await connect()
-        host, _, port = os.environ.get("TEMPORAL_ADDRESS", "localhost:7233").rpartition(":")
+        settings = ClientConfig.load_client_connect_config()
+        host, _, port = settings.get("target_host", "localhost:7233").rpartition(":")
         if host in ("localhost", "127.0.0.1"):
             await self.type(f"uv run temporal server start-dev --port {port} > server.log 2>&1 &\n")
             with console.status("waiting for the server"):

@@ -7,7 +7,6 @@ An order may have a `card`, too, and an item a `unit_price_cents`.
 
 import json
 import sys
-from codecs import BOM_UTF8
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,7 @@ KINDS = {str: "text", int: "a whole number", dict: "an object", list: "a list"}
 def read(path: str) -> list[tuple[int, bytes]]:
     """The lines of a file that are not empty, with their numbers; a path of - is stdin."""
     content = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-    lines = enumerate(content.removeprefix(BOM_UTF8).splitlines(), 1)
-    return [(number, line) for number, line in lines if line.strip()]
+    return [each for each in enumerate(content.splitlines(), 1) if each[1].strip()]
 
 
 def parse(line: bytes, defaults: Order) -> tuple[str | None, Order]:

@@ -63,12 +63,8 @@ def search_attributes(order: Order) -> TypedSearchAttributes:
     """What Temporal's lists show of an order, and search for."""
     # A query finds no value with a double quote, a backslash or a tab in it.
     customer = re.sub(r'[\\"\s]+', " ", order.customer_name)[:255]
-    return TypedSearchAttributes(
-        [
-            SearchAttributePair(ORDER_STATUS, OrderStatus.PROCESSING_PAYMENT),
-            SearchAttributePair(CUSTOMER, customer),
-        ]
-    )
+    status = SearchAttributePair(ORDER_STATUS, OrderStatus.PROCESSING_PAYMENT)
+    return TypedSearchAttributes([status, SearchAttributePair(CUSTOMER, customer)])
 
 
 async def ensure_search_attributes(client: Client, report: Report) -> bool:
@@ -79,10 +75,9 @@ async def ensure_search_attributes(client: Client, report: Report) -> bool:
         with suppress(RPCError):  # A server refuses to count by an attribute that it lacks.
             await client.count_workflows(" AND ".join(f"{name} = ''" for name in attributes))
             return True
-        request = AddSearchAttributesRequest(
-            namespace=client.namespace, search_attributes=attributes
+        await client.operator_service.add_search_attributes(
+            AddSearchAttributesRequest(namespace=client.namespace, search_attributes=attributes)
         )
-        await client.operator_service.add_search_attributes(request)
     except RPCError as error:
         create = "temporal operator search-attribute create --type Keyword --name"
         report(

@@ -91,7 +91,7 @@ async def start_file(path: str, defaults: Order, wait: bool) -> int:
         await cli.side_by_side(start_next, lines)
     finally:
         cli.print_message(", ".join(f"{count} {what}" for what, count in counts.items()))
-    failed = await wait_for(started) if wait else 0
+    failed = await wait_for(started) if wait and started else 0
     return 1 if failed or counts["invalid"] else 0
 
 

@@ -88,11 +88,7 @@ def main() -> None:
     add("--shop-db", metavar="PATH", type=Path, default=BOOKS, help=books_help)
     metrics_help = "where Prometheus finds metrics, such as 127.0.0.1:9464 (default: nowhere)"
     add("--metrics-address", metavar="IP:PORT", help=metrics_help)
-    add(
-        "--build-id",
-        metavar="ID",
-        help="serve only orders of this version (see docs/operations.md)",
-    )
+    add("--build-id", metavar="ID", help="serve only orders of this version (docs/operations.md)")
     arguments = parser.parse_args()
     if arguments.build_id == "":
         parser.error("--build-id is empty")

@@ -11,7 +11,7 @@ from typing import Any, Never
 
 from temporalio.exceptions import TemporalError
 
-from order_fulfillment.support.connection import ConfigurationError, explain_call
+from order_fulfillment.support.connection import explain_call
 
 SIDE_BY_SIDE = 50
 """The number of calls to make at once: a server is kept busy, and answers each in time."""
@@ -68,7 +68,7 @@ def run(
     except (KeyboardInterrupt, asyncio.CancelledError):
         print_message(f"interrupted: {interrupted}")
         exit_code = 130
-    except (ConfigurationError, TemporalError, OSError) as error:
+    except (TemporalError, OSError) as error:
         print_message(f"error: {explain(error)}")
         exit_code = 1
     except Exception:  # noqa: BLE001 (a bug of ours: the only thing that shows a traceback)

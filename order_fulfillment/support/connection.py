@@ -15,10 +15,6 @@ UNANSWERED = {RPCStatusCode.UNAVAILABLE, RPCStatusCode.DEADLINE_EXCEEDED, RPCSta
 """The SDK reports one of these after several attempts that got no answer."""
 
 
-class ConfigurationError(Exception):
-    """Temporal's environment configuration is wrong."""
-
-
 def explain_call(error: Exception) -> str:
     """An error of a call in words."""
     if not isinstance(error, RPCError):
@@ -32,14 +28,13 @@ async def connect(runtime: Runtime | None = None) -> Client:
     """Connect as Temporal's environment configuration says.
 
     Raises:
-        ConfigurationError: when it cannot be read, or names an unknown namespace.
         ConnectionError: when no Temporal server answers in time.
+        OSError: when the configuration cannot be read, or names an unknown namespace.
     """
     try:
         config = ClientConfig.load_client_connect_config()
     except Exception as error:  # noqa: BLE001 (the SDK's ConfigError is not public)
-        message = f"Temporal's environment configuration is broken: {error}"
-        raise ConfigurationError(message) from None
+        raise OSError(f"Temporal's environment configuration is broken: {error}") from None
     address = config.setdefault("target_host", "localhost:7233")
     namespace = config.setdefault("namespace", "default")
     try:
@@ -52,8 +47,7 @@ async def connect(runtime: Runtime | None = None) -> Client:
     except RPCError as error:
         if error.status != RPCStatusCode.NOT_FOUND:
             raise
-        message = f"there is no namespace {namespace!r} at {address}"
-        raise ConfigurationError(message) from None
+        raise OSError(f"there is no namespace {namespace!r} at {address}") from None
     except TimeoutError:
         cause = f"no answer in {ANSWER_SECONDS} seconds"
     except (RuntimeError, ValueError) as error:
