@@ -188,11 +188,10 @@ async def test_a_waiting_script_follows_a_reset(open_shop: Shop, dev_server: Cli
 
 
 async def test_an_order_that_is_retried_for_ever_says_why(shop: Shop) -> None:
-    broken = shop.with_change(
-        "services.py",
-        "            if amount_cents < 1:",
-        "            raise KeyError('rate')\n            if amount_cents < 1:",
-    )
+    # The server cuts a failure of more than 4 kB, such as one with the traceback of an HTTP client.
+    error = "raise KeyError('rate') from ValueError(5000 * 'x')"
+    place = "            if amount_cents < 1:"
+    broken = shop.with_change("services.py", place, f"            {error}\n{place}")
     with broken.worker():
         waiting = shop.start("starter.py", "--wait-result")
         waiting.until_prints("\nprocess_payment, attempt 1 failed: KeyError: 'rate'\n")
