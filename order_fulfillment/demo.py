@@ -12,6 +12,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -57,7 +58,7 @@ Until Ctrl-C they stay as they are. Try in another terminal:
 export {variables}
 cd {folder}
 uv run signals.py status waits-{key} tries-{key} stuck-{key}
-(uv run signals.py approve waits-{key} --by ada & uv run signals.py reject waits-{key} --by bob; wait)
+(uv run signals.py approve waits-{key} --by grace & uv run signals.py reject waits-{key} --by bob; wait)
 mv workflow.py.bak workflow.py; sed -i.bak '/removesuffix/s/# //' activities.py
 kill "$(cat worker.pid)"; uv run temporal workflow reset -t LastWorkflowTask --reason fixed -w stuck-{key}
 uv run worker.py >> worker.log 2>&1 &
@@ -101,6 +102,8 @@ def first_missing(shown: str, printed: list[str]) -> str | None:
 async def wait_for_enter(prompt: str = "") -> None:
     """Give a person time to speak."""
     console.print(prompt, style="dim", end="")
+    if sys.stdin.isatty():  # An impatient Enter came before.
+        termios.tcflush(sys.stdin, termios.TCIFLUSH)
     # Unlike a thread of asyncio.to_thread, this one does not hold up Ctrl-C.
     thread = ThreadPoolExecutor(1)
     await asyncio.get_running_loop().run_in_executor(thread, sys.stdin.readline)
@@ -253,13 +256,15 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
                     await wait_for_enter("Enter goes on. ")
                 missing = await play_scenario(shell, heading, text, pause)
                 exit_code = 1 if missing else exit_code
-                listed = [order.id async for order in client.list_workflows(shell.orders)]
-                new = [order_id for order_id in listed if order_id not in known]
-                known.update(new)
-                ended = [await client.get_workflow_handle(order_id).describe() for order_id in new]
+                listed = [order async for order in client.list_workflows(shell.orders)]
+                new = [order for order in listed if order.id not in known]
+                known.update(order.id for order in new)
+                ended = [await client.get_workflow_handle(order.id).describe() for order in new]
                 statuses = {order.typed_search_attributes.get(ORDER_STATUS, "") for order in ended}
-                label = new[0] if len(new) == 1 else f"{len(new)} orders"
-                link = f"{web_ui}/{new[0]}" if len(new) == 1 else all_orders
+                label, link = f"{len(new)} orders", all_orders
+                if len(new) == 1:
+                    label = new[0].id
+                    link = f"{web_ui}/{label}/{new[0].run_id}/timeline?sort=ascending"
                 console.print(link, soft_wrap=True)
                 mark, style = ("✗", "red") if missing else ("✓", "green")
                 order = Text(label, Style(link=link))
