@@ -269,20 +269,22 @@ async def test_one_of_two_workers_is_stopped_and_the_other_takes_over(
 ) -> None:
     # Deliveries that take a second are under way when the worker is told to stop.
     captured = 'activity.logger.info("Captured'
-    pause = f'__import__("time").sleep(1); {captured}'
+    pause = f'activity.logger.info("Delivering"); __import__("time").sleep(1); {captured}'
     slow = shop.with_change("activities.py", captured, pause)
     with (
         slow.worker("--pid-file", "staying.pid") as staying,
         slow.worker("--pid-file", "leaving.pid") as leaving,
     ):
-        orders = [await place(dev_server, shop.task_queue, approval_timeout=600) for _ in range(10)]
+        orders = [await place(dev_server, shop.task_queue, approval_timeout=600) for _ in range(20)]
         for order in orders:
             await until_status(order, OrderStatus.AWAITING_APPROVAL)
-        for order in orders[:5]:
+        rest = iter(orders)
+        while "Delivering" not in leaving.stderr:  # Either worker may get a delivery.
+            order = next(rest)
             await order.signal(OrderWorkflow.approve_order, APPROVED)
             await until_event(order, "TIMER_CANCELED")
         leaving.send(signal.SIGTERM)
-        for order in orders[5:]:
+        for order in rest:
             await order.signal(OrderWorkflow.approve_order, APPROVED)
         async with asyncio.timeout(30):
             results = await asyncio.gather(*(order.result() for order in orders))
