@@ -192,7 +192,8 @@ async def _obstacle(handle: OrderHandle, description: WorkflowExecutionDescripti
 
 def _in_words(failure: Failure) -> str:
     # The server cuts a failure of more than 4 kB, and wraps it in one of its own.
-    failure = failure.cause if failure.HasField("server_failure_info") else failure
+    wrapped = failure.HasField("server_failure_info") and failure.HasField("cause")
+    failure = failure.cause if wrapped else failure
     kind = failure.application_failure_info.type
     return f"{kind}: {failure.message}" if kind else failure.message
 

@@ -90,6 +90,20 @@ async def test_a_workflow_bug_is_told_of_an_order_that_was_at_rest(
     assert f"workflow task of order '{order.id}' fails: workflow bug!" in one_line(asked.stderr)
 
 
+def test_the_servers_own_reason_for_a_failing_workflow_task_is_told(shop: Shop) -> None:
+    place = "            authorization ="
+    unknown = 'SearchAttributeKey.for_keyword("Unknown").value_set("Ada")'
+    upsert = f"            workflow.upsert_search_attributes([{unknown}])"
+    with shop.with_change("workflow.py", place, f"{upsert}\n{place}").worker():
+        order_id = shop.run("starter.py").stdout.strip()
+
+        def told() -> bool:
+            status = shop.run("signals.py", "status", order_id)
+            return "no mapping defined for search attribute Unknown" in status.stderr
+
+        wait_until(told, "the reason")
+
+
 async def test_a_reset_order_without_a_worker_is_not_said_to_fail(
     shop: Shop, dev_server: Client
 ) -> None:
