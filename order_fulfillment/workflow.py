@@ -1,12 +1,11 @@
 """The story of one order: authorize the payment, reserve the goods, ask a human, deliver.
 
-Temporal's rules for workflow code:
-- It is replayed: a worker that takes up an order runs this code again from the top, with the
-  results in the order's history, and it must take the same path again. So it uses no I/O. Its
-  clock is `workflow.now()`, and its random numbers come from `workflow.random()`.
-- What touches the outside world is an activity, which may run more than once.
-- An error of Temporal, such as an ActivityError or an ApplicationError, fails the order, and so does
-  a TimeoutError. Any other exception, such as a KeyError, is a bug: the order stalls until a fix.
+A worker that takes up an order runs this code again from the top, with the results in the order's
+history. It must take the same path again. So it uses no I/O. Its clock is `workflow.now()`, and its
+random numbers come from `workflow.random()`.
+
+An error of Temporal, such as an ActivityError or an ApplicationError, fails the order, and so does a
+TimeoutError. Any other exception, such as a KeyError, is a bug: the order stalls until a fix.
 """
 
 import asyncio
@@ -41,11 +40,10 @@ ORDER_STATUS = SearchAttributeKey.for_keyword("OrderStatus")
 AUTHORIZATION_MARGIN_SECONDS = 7 * 24 * 60 * 60
 RESERVATION_MARGIN_SECONDS = 60 * 60
 
+# An attempt that gives no answer in time is over: its worker may be dead. Attempts have no limit, so
+# that no number of dead workers fails an order. Activities mark errors that must not be retried.
 STEP = workflow.ActivityConfig(
-    # After this long without an answer Temporal assumes that the worker is dead, and tries again.
     start_to_close_timeout=timedelta(seconds=5),
-    # No limit on attempts, so that no number of dead workers fails an order. Activities mark
-    # errors that must not be retried as non-retryable.
     retry_policy=RetryPolicy(
         initial_interval=timedelta(seconds=0.5), maximum_interval=timedelta(seconds=2)
     ),
@@ -64,9 +62,8 @@ class OrderWorkflow:
     async def run(self, order: Order) -> OrderResult:
         """Fulfill the order, unless it is rejected, expires, fails or is canceled.
 
-        Raises:
-            ActivityError: when a step failed for good, or was canceled. Its cause tells which.
-            asyncio.CancelledError: when the order was canceled while it waited.
+        Raises ActivityError, whose cause tells why a step failed or was canceled, and CancelledError
+        when the order was canceled while it waited.
         """
         # A step may run more than once. By its idempotency key the service recognizes it. No other
         # order has the ID of this workflow's first run, which stays the same when a worker dies or
@@ -118,7 +115,7 @@ class OrderWorkflow:
 
     @workflow.signal(description='Approve or reject the order: {"approved": true, "by": "Grace"}')
     def approve_order(self, decision: ApprovalDecision) -> None:
-        """Take a decision, even before the order waits for it. The first one stands."""
+        """Keep the first decision, which may come at any time."""
         if self._decision is None:
             self._decision = decision
         else:

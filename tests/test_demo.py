@@ -223,16 +223,17 @@ def test_a_server_that_does_not_start_tells_why(tmp_path: Path) -> None:
 
 
 def test_the_readme_shows_the_code_word_for_word() -> None:
-    listing = listings()[0]
+    listing, _ = listings()
 
-    files = [SCRIPTS / file for file in ("workflow.py", "activities.py")]
+    files = [SCRIPTS / file for file in ("workflow.py", "activities.py", "worker.py")]
     code = re.sub("(?m)^ +", "", "".join(file.read_text() for file in files))
     for excerpt in re.split(r"(?m)^ *\.\.\.\n|^#.*\n", listing):
         assert re.sub("(?m)^ +", "", excerpt) in code
 
 
 async def test_the_calls_in_the_readme_see_an_order_through(open_shop: Shop) -> None:
-    calls = listings()[1].replace("localhost:7233", open_shop.environment["TEMPORAL_ADDRESS"])
+    _, calls = listings()
+    calls = calls.replace("localhost:7233", open_shop.environment["TEMPORAL_ADDRESS"])
     names: dict[str, Any] = {
         "ApprovalDecision": ApprovalDecision,
         "Client": Client,
@@ -251,8 +252,9 @@ async def test_the_calls_in_the_readme_see_an_order_through(open_shop: Shop) -> 
 
 
 def listings() -> list[str]:
-    """The Python that README shows."""
-    return re.findall("(?ms)^```python\n(.+?)^```", README.read_text())
+    """The Python that README shows: lines of the files, and the calls of a client."""
+    [listing] = re.findall("(?ms)^```python\n(.+?)^```", README.read_text())
+    return re.split("(?m)^# A client .*\n", listing)
 
 
 SPECIFICATION = """\
