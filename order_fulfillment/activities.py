@@ -1,10 +1,8 @@
 """The steps of an order that touch the outside world. They call the services, which do the work.
 
-Temporal's rules for activities:
-- Here, and not in the workflow, is the place for clocks, randomness and I/O.
-- An activity may run more than once: Temporal retries it when it cannot know that an attempt
-  succeeded. So every attempt sends the same idempotency key, and the service acts on it once.
-- An activity that raises a non-retryable error fails the order. Any other error is retried.
+An activity may run more than once: Temporal retries it when it cannot know that an attempt succeeded.
+So every attempt sends the same idempotency key, and the service acts on it once. An activity that
+raises a non-retryable error fails the order. Any other error is retried.
 """
 
 from collections.abc import Iterator
@@ -38,7 +36,7 @@ class OrderActivities:
 
     @activity.defn
     def reserve_inventory(self, request: ReservationRequest) -> str:
-        """Reserve the goods. OutOfStockError and InvalidQuantityError are not retried.
+        """Reserve the goods. OutOfStockError is not retried.
 
         UnknownItemError is retried until a fix is deployed, and InventoryUnavailableError, the
         simulated outage, up to `LAST_OUTAGE_ATTEMPT`.

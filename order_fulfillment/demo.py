@@ -21,13 +21,10 @@ from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.style import Style
 from rich.table import Table
 from rich.text import Text
-from rich.theme import Theme
 from temporalio.client import Client
-from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError
 
 from order_fulfillment.support.command_line import ArgumentParser, printable, run
@@ -36,10 +33,9 @@ from order_fulfillment.workflow import ORDER_STATUS
 
 PACKAGE = Path(__file__).resolve().parent
 README = PACKAGE.parent / "README.md"
-PATIENCE_SECONDS = 60
 START_WORKER = """\
 uv run worker.py >> worker.log 2>&1 &
-until [ -s worker.pid ]; do sleep 0.1; done
+until [ -s worker.pid ] || ! kill -0 $!; do sleep 0.1; done
 """
 DONE = "this command is done"
 
@@ -65,9 +61,7 @@ uv run worker.py >> worker.log 2>&1 &
 uv run signals.py approve tries-{key} stuck-{key}
 """
 
-# The usual style of code has a black background, and is hard to read in a light terminal.
-theme = Theme({"markdown.code": "cyan"})
-console = Console(highlight=False, markup=False, emoji=False, theme=theme)
+console = Console(highlight=False, markup=False, emoji=False)
 
 
 def scenarios() -> dict[str, tuple[str, str]]:
@@ -83,42 +77,22 @@ def blocks(text: str, language: str) -> str:
     return "".join(re.findall(rf"(?ms)^```{language}\n(.+?)^```", text))
 
 
-def show(prose: str) -> None:
-    """Show a paragraph of README."""
-    if prose.strip():
-        console.print(Markdown(prose), style="bold")
-
-
-def first_missing(shown: str, printed: list[str]) -> str | None:
-    """The first line that was shown but not printed. IDs and times may differ, and dots stand for anything."""
-    rest = iter(printed)
-    for line in shown.splitlines():
-        pattern = re.sub(r"[0-9a-f]{8,}|\d\d:\d\d:\d\d|(\\\.){3}", ".*", re.escape(line))
-        if not any(re.fullmatch(pattern, other) for other in rest):
-            return line
-    return None
-
-
-async def wait_for_enter(prompt: str = "") -> None:
-    """Give a person time to speak."""
-    console.print(prompt, style="dim", end="")
-    if sys.stdin.isatty():  # An impatient Enter came before.
-        termios.tcflush(sys.stdin, termios.TCIFLUSH)
-    # Unlike a thread of asyncio.to_thread, this one does not hold up Ctrl-C.
-    thread = ThreadPoolExecutor(1)
-    await asyncio.get_running_loop().run_in_executor(thread, sys.stdin.readline)
+def was_printed(shown: str, printed: list[str]) -> bool:
+    """Whether a line was printed. IDs and times may differ, and dots stand for anything."""
+    pattern = re.sub(r"[0-9a-f]{8,}|\d\d:\d\d:\d\d|(\\\.){3}", ".*", re.escape(shown))
+    return any(re.fullmatch(pattern, line) for line in printed)
 
 
 class Shell:
     """Runs commands in a copy of the scripts, which they may change, on a task queue of its own."""
 
     def __init__(self, folder: str) -> None:
+        self.pause = False
         ignore = shutil.ignore_patterns("__pycache__", "worker.pid", "shop.db*")
         self.copy = Path(shutil.copytree(PACKAGE, Path(folder, PACKAGE.name), ignore=ignore))
         shutil.copy(PACKAGE.parent / ".python-version", folder)  # Where uv itself comes from pyenv.
         self.key = token_hex(4)
         self.orders = f'TaskQueue="demo-{self.key}"'
-        self.running = f'{self.orders} AND ExecutionStatus="Running"'
         self.variables = {
             "TEMPORAL_TASK_QUEUE": f"demo-{self.key}",
             # The code of the copy, in the environment of this checkout.
@@ -128,7 +102,16 @@ class Shell:
         }
         self._groups: list[int] = []
 
-    async def type(self, commands: str, pause: bool = False) -> list[str]:
+    async def wait_for_enter(self, prompt: str = "") -> None:
+        """With --pause, give a person time to speak."""
+        if self.pause:
+            console.print(prompt, style="dim", end="")
+            termios.tcflush(sys.stdin, termios.TCIFLUSH)  # An impatient Enter came before.
+            # Unlike a thread of asyncio.to_thread, this one does not hold up Ctrl-C.
+            thread = ThreadPoolExecutor(1)
+            await asyncio.get_running_loop().run_in_executor(thread, sys.stdin.readline)
+
+    async def type(self, commands: str) -> list[str]:
         """Show each command, perhaps wait for Enter, run it, and return the output of all."""
         process = await asyncio.create_subprocess_exec(
             "bash",
@@ -144,22 +127,14 @@ class Shell:
         output: list[str] = []
         assert process.stdin
         assert process.stdout
-        try:
-            for command in commands.splitlines():
-                console.print(f"$ {command}", style="cyan", soft_wrap=True, end="")
-                if pause:
-                    await wait_for_enter()
-                else:
-                    console.print()
-                process.stdin.write(f"{command}\necho {DONE}\n".encode())
-                # While a person spoke, the server may have tried less and less often.
-                async with asyncio.timeout(None if pause else PATIENCE_SECONDS):
-                    await self._show(process.stdout, output, command)
-            process.stdin.close()
-            async with asyncio.timeout(PATIENCE_SECONDS):
-                await self._show(process.stdout, output, "the commands in the background")
-        except TimeoutError:
-            console.print((self.copy / "worker.log").read_text()[-2000:], style="red")
+        for command in commands.splitlines():
+            end = "" if self.pause else "\n"
+            console.print(f"$ {command}", style="cyan", soft_wrap=True, end=end)
+            await self.wait_for_enter()
+            process.stdin.write(f"{command}\necho {DONE}\n".encode())
+            await self._show(process.stdout, output, command)
+        process.stdin.close()
+        await self._show(process.stdout, output, "the commands in the background")
         return output
 
     async def _show(self, stdout: asyncio.StreamReader, output: list[str], waiting: str) -> None:
@@ -178,8 +153,7 @@ class Shell:
         """Connect to the server that runs, or else to a dev server that this starts."""
         with suppress(ConnectionError):
             return await connect()
-        settings = ClientConfig.load_client_connect_config()
-        host, _, port = settings.get("target_host", "localhost:7233").rpartition(":")
+        host, _, port = os.environ.get("TEMPORAL_ADDRESS", "localhost:7233").rpartition(":")
         if host in ("localhost", "127.0.0.1"):
             await self.type(f"uv run temporal server start-dev --port {port} > server.log 2>&1 &\n")
             with console.status("waiting for the server"):
@@ -192,9 +166,9 @@ class Shell:
 
     async def keep(self, client: Client, link: str) -> None:
         """Leave an order that waits, one that is retried, and one that is stuck, until Ctrl-C."""
-        show("These commands leave an order that waits, one that is retried, and one in a bug.")
         if (fixed := self.copy / "activities.py.bak").exists():  # Scenario 7 was played.
             fixed.rename(self.copy / "activities.py")
+        self.pause = False
         await self.type(KEEP.replace("KEY", self.key))
         self.variables["TEMPORAL_ADDRESS"] = client.service_client.config.target_host
         variables = shlex.join(f"{name}={value}" for name, value in self.variables.items())
@@ -207,7 +181,8 @@ class Shell:
         """End what was started: orders, in case the server goes on, and processes."""
         try:
             client = await connect()
-            async for order in client.list_workflows(self.running):
+            running = f'{self.orders} AND ExecutionStatus="Running"'
+            async for order in client.list_workflows(running):
                 with suppress(RPCError):  # It may just have ended.
                     await client.get_workflow_handle(order.id).terminate("the demo has ended")
         finally:
@@ -218,16 +193,16 @@ class Shell:
                 os.kill(int((self.copy / "worker.pid").read_text()), signal.SIGKILL)
 
 
-async def play_scenario(shell: Shell, heading: str, text: str, pause: bool) -> str | None:
-    """Play a scenario, and return the first line that README shows and nobody has printed."""
-    console.print(f"\n{heading}", style="bold")
-    show(text.partition("```")[0])
-    printed = await shell.type(blocks(text, "bash"), pause)
-    if missing := first_missing(blocks(text, "text"), printed):
-        console.print(f"Not seen: {missing}", style="red")
+async def play_scenario(shell: Shell, heading: str, text: str) -> bool:
+    """Play a scenario, and return whether each line of output that README shows was printed."""
+    console.print(f"\n{heading}\n{text.partition('```')[0]}", style="bold", end="")
+    printed = await shell.type(blocks(text, "bash"))
+    shown = blocks(text, "text").splitlines()
+    if missing := [line for line in shown if not was_printed(line, printed)]:
+        console.print("Not seen:", *missing, style="red")
     else:
-        show("".join(text.rpartition("Notice: ")[1:]))
-    return missing
+        console.print("".join(text.rpartition("Notice: ")[1:]), style="bold", end="")
+    return not missing
 
 
 async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
@@ -245,6 +220,7 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
         try:
             client = await shell.connect()
             await shell.type(START_WORKER)
+            shell.pause = pause
             # The Web UI of a dev server is a thousand ports above.
             host, _, port = client.service_client.config.target_host.rpartition(":")
             web_ui = f"http://{host}:{int(port) + 1000}/namespaces/{client.namespace}/workflows"
@@ -252,10 +228,9 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
             console.print("The orders in the Web UI:", all_orders, sep="\n", soft_wrap=True)
             for name in scenario or filter(str.isdecimal, scenarios()):
                 heading, text = scenarios()[name]
-                if pause:
-                    await wait_for_enter("Enter goes on. ")
-                missing = await play_scenario(shell, heading, text, pause)
-                exit_code = 1 if missing else exit_code
+                await shell.wait_for_enter("Enter goes on. ")
+                good = await play_scenario(shell, heading, text)
+                exit_code = exit_code if good else 1
                 listed = [order async for order in client.list_workflows(shell.orders)]
                 new = [order for order in listed if order.id not in known]
                 known.update(order.id for order in new)
@@ -266,15 +241,13 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
                     label = new[0].id
                     link = f"{web_ui}/{label}/{new[0].run_id}/timeline?sort=ascending"
                 console.print(link, soft_wrap=True)
-                mark, style = ("✗", "red") if missing else ("✓", "green")
+                mark, style = ("✓", "green") if good else ("✗", "red")
                 order = Text(label, Style(link=link))
                 table.add_row(mark, heading, order, ", ".join(statuses), style=style)
-            if pause:
-                await wait_for_enter("Enter shows the outcomes. ")
+            await shell.wait_for_enter("Enter shows the outcomes. ")
             console.print("", table, "")
             if keep:
-                if pause:
-                    await wait_for_enter("Enter prepares three orders for questions. ")
+                await shell.wait_for_enter("Enter prepares three orders for questions. ")
                 await shell.keep(client, all_orders)
         finally:
             with suppress(ConnectionError):
@@ -285,10 +258,7 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
 def main() -> None:
     """Read the command line and play."""
     names = list(scenarios())
-    parser = ArgumentParser(
-        description="Play the scenarios of README: with the Temporal server that is running, or "
-        "else with a dev server of its own, and with a worker of its own."
-    )
+    parser = ArgumentParser(description="Play the scenarios of README, with a worker of their own.")
     help = f"play this one; repeat it for several (default: all): {', '.join(names)}"
     parser.add_argument("--scenario", metavar="NAME", action="append", choices=names, help=help)
     parser.add_argument("--pause", action="store_true", help="wait for Enter before each command")

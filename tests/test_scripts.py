@@ -55,7 +55,10 @@ async def test_an_id_that_was_used_before_is_refused(open_shop: Shop, dev_server
         ("starter.py --approval-above inf", "cannot convert float infinity"),
         ("starter.py --inventory-recovers-after 4", "invalid choice: 4"),
         ("starter.py Ada Lovelace", "unrecognized arguments: Lovelace"),
-        ("starter.py --file - --workflow-id x", "--workflow-id does not go with --file"),
+        (
+            "starter.py --file - --workflow-id x",
+            "argument --workflow-id: not allowed with argument --file",
+        ),
         ("signals.py", "required: VERB"),
         ("signals.py apporve order-1", "invalid choice: 'apporve'"),
         ("signals.py approve", "required: ID"),

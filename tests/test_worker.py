@@ -66,8 +66,7 @@ async def test_a_workflow_bug_is_told_and_recovered_from(shop: Shop, dev_server:
     assert "to make it now: uv run temporal workflow reset -t LastWork" in asked_later.stderr
     # The server tries again and again; the log shows the user's own frames once.
     assert buggy_worker.stderr.count("Failed activation") > 1
-    assert buggy_worker.stderr.count("Traceback") == 1
-    assert "raise RuntimeError" in buggy_worker.stderr
+    assert buggy_worker.stderr.count("raise RuntimeError") == 1
     assert "site-packages" not in buggy_worker.stderr
     assert "sdk_core" not in buggy_worker.stderr
     assert json.loads(waiting.stdout.splitlines()[1])["status"] == "FULFILLED"

@@ -16,8 +16,7 @@ PATIENCE_SECONDS = 10
 async def hold_pid_file(path: Path) -> AsyncIterator[None]:
     """Hold the file with this process's ID in it, and remove it at the end.
 
-    A worker that was told to stop holds it for some seconds yet: this waits for it. OSError when
-    the file stays held or cannot be written.
+    Wait for a worker that was told to stop. OSError when the file stays held or cannot be written.
     """
     for attempt in range(10 * PATIENCE_SECONDS):
         file = path.open("a+")

@@ -4,10 +4,9 @@ from temporalio import worker, workflow
 
 
 class SignalGuard(worker.Interceptor):
-    """Drops a signal that has no argument, null, or several. Each handler of ours takes one.
+    """Drops a signal that has no argument, null, or several, for handlers that take one.
 
-    With another number of arguments the SDK ignores the handler's type hints, and the handler's
-    TypeError fails the workflow task for ever. The SDK itself drops a signal of a wrong type.
+    Otherwise the handler's TypeError fails the workflow task for ever. The SDK drops wrong types.
     """
 
     def workflow_interceptor_class(

@@ -1,6 +1,7 @@
 """The worker's log and metrics: a line for what is expected to happen, a traceback for the rest."""
 
 import logging
+import re
 import traceback
 
 from temporalio import activity, runtime, workflow
@@ -18,7 +19,9 @@ def set_up_telemetry(metrics_address: str | None) -> runtime.Runtime:
     activity.logger.activity_info_on_message = False
     workflow.logger.workflow_info_on_message = False
     core_logger = logging.getLogger("temporalio.core")
-    core_logger.addFilter(_is_news)
+    # The SDK's Python part has told of a failing workflow task. Its Rust core repeats that.
+    repeated = re.compile(r'Failing workflow task.*stack_trace: "[^"]')
+    core_logger.addFilter(lambda record: not repeated.search(record.getMessage()))
     core = runtime.LogForwardingConfig(logger=core_logger)
     logs = runtime.LoggingConfig(filter=runtime.LoggingConfig.default.filter, forwarding=core)
     metrics = runtime.PrometheusConfig(metrics_address) if metrics_address else None
@@ -26,12 +29,6 @@ def set_up_telemetry(metrics_address: str | None) -> runtime.Runtime:
         return runtime.Runtime(telemetry=runtime.TelemetryConfig(logging=logs, metrics=metrics))
     except ValueError as error:
         raise OSError(f"cannot serve metrics at {metrics_address}: {error}") from None
-
-
-def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a line of the SDK's Rust core tells more than the SDK's Python part has told."""
-    line = record.getMessage()
-    return "Failing workflow task" not in line or 'stack_trace: ""' in line
 
 
 class _Formatter(logging.Formatter):
@@ -44,23 +41,21 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         step: dict[str, str] = record.__dict__.get("temporal_activity", {})
         order: dict[str, str] = step or record.__dict__.get("temporal_workflow", {})
-        line, frames = record.getMessage(), ""
+        where = f"{order['workflow_id']}: " if order else ""
+        line = f"{self.formatTime(record)} {record.levelname} {where}{record.getMessage()}"
         if step:
             line = line.replace("Completing activity as failed", f"{step['activity_type']} failed")
-        error = record.exc_info and record.exc_info[1]
+        error, frames = record.exc_info and record.exc_info[1], ""
         if isinstance(error, ApplicationError):
             line += f": {error}"
         elif error:
-            line += f": {type(error).__name__}: {error}"
-            if error.__cause__:  # For example the field that cannot be decoded.
-                line += f": {error.__cause__}"
+            # The cause is, for example, the field that cannot be decoded.
+            cause = f": {error.__cause__}" if error.__cause__ else ""
+            line += f": {type(error).__name__}: {error}{cause}"
             stack = traceback.extract_tb(error.__traceback__)
             own = [frame for frame in stack if "/site-packages/temporalio/" not in frame.filename]
-            frames = "".join(traceback.format_list(own))
-        where = f"{order['workflow_id']}: " if order else ""
-        lines = [f"{self.formatTime(record)} {record.levelname} {where}{line}"]
-        if frames and frames not in self._shown:
-            self._shown.add(frames)
-            lines += ["Traceback:", *frames.rstrip().split("\n")]
+            frames = "".join(traceback.format_list(own)).rstrip()
+        lines = [line, *frames.split("\n")] if frames and frames not in self._shown else [line]
+        self._shown.add(frames)
         # A line may quote what a stranger wrote.
         return "\n".join(map(printable, lines))
