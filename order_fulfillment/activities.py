@@ -5,6 +5,7 @@ So every attempt sends the same idempotency key, and the service acts on it once
 raises a non-retryable error fails the order. Any other error is retried.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -48,9 +49,11 @@ class OrderActivities:
                 type="InventoryUnavailableError",
                 non_retryable=attempt >= LAST_OUTAGE_ATTEMPT,
             )
-        quantities = request.quantities
-        # Scenario 7, a web shop sends SKUs that end in @@@: uncomment this, restart the worker.
-        # quantities = {sku.removesuffix("@@@"): pieces for sku, pieces in quantities.items()}
+        quantities = Counter[str]()
+        for sku, pieces in request.quantities.items():
+            # Scenario 7, a web shop sends SKUs that end in @@@: uncomment this, restart the worker.
+            # sku = sku.removesuffix("@@@")
+            quantities[sku] += pieces
         with service_errors():
             reference = self._services.hold(
                 request.idempotency_key, quantities, request.lapses_after

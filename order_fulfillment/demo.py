@@ -25,6 +25,7 @@ from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 from temporalio.client import Client
+from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError
 
 from order_fulfillment.support.command_line import ArgumentParser, printable, run
@@ -53,7 +54,6 @@ Until Ctrl-C they stay as they are. Try in another terminal:
 
 export {variables}
 cd {folder}
-uv run signals.py status waits-{key} tries-{key} stuck-{key}
 (uv run signals.py approve waits-{key} --by grace & uv run signals.py reject waits-{key} --by bob; wait)
 mv workflow.py.bak workflow.py; sed -i.bak '/removesuffix/s/# //' activities.py
 kill "$(cat worker.pid)"; uv run temporal workflow reset -t LastWorkflowTask --reason fixed -w stuck-{key}
@@ -153,7 +153,8 @@ class Shell:
         """Connect to the server that runs, or else to a dev server that this starts."""
         with suppress(ConnectionError):
             return await connect()
-        host, _, port = os.environ.get("TEMPORAL_ADDRESS", "localhost:7233").rpartition(":")
+        settings = ClientConfig.load_client_connect_config()
+        host, _, port = settings.get("target_host", "localhost:7233").rpartition(":")
         if host in ("localhost", "127.0.0.1"):
             await self.type(f"uv run temporal server start-dev --port {port} > server.log 2>&1 &\n")
             with console.status("waiting for the server"):
@@ -243,7 +244,7 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
                 console.print(link, soft_wrap=True)
                 mark, style = ("✓", "green") if good else ("✗", "red")
                 order = Text(label, Style(link=link))
-                table.add_row(mark, heading, order, ", ".join(statuses), style=style)
+                table.add_row(mark, heading, order, ", ".join(sorted(statuses)), style=style)
             await shell.wait_for_enter("Enter shows the outcomes. ")
             console.print("", table, "")
             if keep:

@@ -1,13 +1,11 @@
 """How lists show an order, why an order has not ended yet, and how to wait for its result."""
 
 import asyncio
-import os
 import re
 import shlex
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from temporalio.api.enums.v1 import IndexedValueType, WorkflowTaskFailedCause
 from temporalio.api.failure.v1 import Failure
@@ -55,8 +53,8 @@ def memo(order: Order) -> dict[str, str]:
 def details(order_id: str, order: Order) -> str:
     """Describe an order for whoever opens it in the Web UI, which shows Markdown."""
     items = ", ".join(f"{item.quantity} {item.sku}" for item in order.items)
-    decide = shlex.join(["uv", "run", "signals.py", "approve", order_id])
-    return f"{items[:1000]}. Total: {dollars(order.total_cents)}. Approve it: `{decide}`"
+    approve = command("signals.py", "approve", order_id)
+    return f"{items[:1000]}. Total: {dollars(order.total_cents)}. Approve it: `{approve}`"
 
 
 def search_attributes(order: Order) -> TypedSearchAttributes:
@@ -187,7 +185,7 @@ async def _obstacle(handle: OrderHandle, description: WorkflowExecutionDescripti
     if version := pinned.build_id or info.deployment_version.build_id:
         start = command("worker.py", "--build-id", version)
         return f"no worker of version {version} answers; start one with: {start}"
-    return f"no worker answers; start one with: {command('worker.py')}"
+    return "no worker answers; start one with: uv run worker.py"
 
 
 def _in_words(failure: Failure) -> str:
@@ -205,7 +203,7 @@ def explain(order_id: str, error: Exception) -> str:
         case WorkflowAlreadyStartedError():
             return f"{order} exists already; choose another ID"
         case RPCError(status=RPCStatusCode.NOT_FOUND):
-            return f"there is no {order}; start one with: {command('starter.py')}"
+            return f"there is no {order}; start one with: uv run starter.py"
         case WorkflowFailureError(cause=ActivityError(activity_type=step, cause=cause)):
             return f"{order} failed at {step}: {cause}; to try again, start a new order"
         case WorkflowFailureError(cause=CancelledError()):
@@ -219,7 +217,5 @@ def explain(order_id: str, error: Exception) -> str:
 
 
 def command(script: str, *arguments: str) -> str:
-    """A command for a person to type: one of these scripts, as seen from the current folder."""
-    path = Path(__file__).with_name(script)
-    shortest = min(str(path), os.path.relpath(path), key=len)
-    return shlex.join(["uv", "run", shortest, *arguments])
+    """A command for a person to type."""
+    return shlex.join(["uv", "run", script, *arguments])

@@ -127,8 +127,7 @@ def main() -> None:
         subparser.add_argument("ids", metavar="ID", nargs="+", help="an order's ID")
         if verb in ("approve", "reject"):
             subparser.add_argument("--note", metavar="TEXT", help="why, in your words")
-            by_help = "who decides (default: your user name)"
-            subparser.add_argument("--by", metavar="NAME", help=by_help)
+            subparser.add_argument("--by", metavar="NAME", help="your name (default: your login)")
     help = "list the orders that wait for a decision: ID, customer, total, start"
     verbs.add_parser("pending", help=help, description=help)
     arguments = parser.parse_args()

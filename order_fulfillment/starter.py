@@ -73,7 +73,6 @@ async def start_file(path: str, defaults: Order, wait: bool) -> int:
         number, line = numbered_line
         try:
             order_id, order = order_file.parse(line, defaults)
-            # A file may have many orders, so their random IDs are longer.
             order_id = order_id or f"order-{token_hex(8)}"
             started.append(await start(client, order_id, order, searchable))
         except WorkflowAlreadyStartedError:  # Perhaps from the same file.
@@ -123,8 +122,7 @@ async def wait_for(handles: list[orders.OrderHandle]) -> int:
 
 def main() -> None:
     """Read the command line and start what it asks for."""
-    description = "Start an order, or a file of orders, and print their workflow IDs."
-    parser = cli.ArgumentParser(description=description)
+    parser = cli.ArgumentParser(description="Start an order, or a file of orders; print their IDs.")
     next_year = f"{datetime.now(UTC) + timedelta(days=365):%m/%y}"
     add = parser.add_argument
     add("name", metavar="NAME", nargs="?", default="Ada Lovelace", help="who ordered")
@@ -137,13 +135,11 @@ def main() -> None:
     add("--approval-timeout", metavar="SECONDS", type=float, default=30.0, help=timeout_help)
     above_help = "an order that costs no more needs no decision (default: every order needs one)"
     add("--approval-above", metavar="USD", type=float, default=0, help=above_help)
-    down_help = "the inventory service is down and stays down"
-    add("--simulate-inventory-downtime", action="store_true", help=down_help)
+    add("--simulate-inventory-downtime", action="store_true", help="the warehouse stays down")
     attempts = range(LAST_OUTAGE_ATTEMPT)
-    up_help = "it is down for this many attempts"
+    up_help = "the warehouse is down for this many attempts"
     add("--inventory-recovers-after", type=int, choices=attempts, default=0, help=up_help)
-    result_help = "wait for the order to end and print its result as one line of JSON"
-    add("--wait-result", action="store_true", help=result_help)
+    add("--wait-result", action="store_true", help="wait for the end, and print the result as JSON")
     arguments = parser.parse_args()
     if arguments.simulate_inventory_downtime:
         arguments.inventory_recovers_after = LAST_OUTAGE_ATTEMPT

@@ -1,8 +1,8 @@
 """The story of one order: authorize the payment, reserve the goods, ask a human, deliver.
 
 A worker that takes up an order runs this code again from the top, with the results in the order's
-history. It must take the same path again. So it uses no I/O. Its clock is `workflow.now()`, and its
-random numbers come from `workflow.random()`.
+history. It must take the same path again. So it uses no I/O. For a clock there is `workflow.now()`,
+and for random numbers `workflow.random()`.
 
 An error of Temporal, such as an ActivityError or an ApplicationError, fails the order, and so does a
 TimeoutError. Any other exception, such as a KeyError, is a bug: the order stalls until a fix.

@@ -134,8 +134,8 @@ async def test_each_order_ends_on_the_version_on_which_it_began(
 async def test_an_order_that_is_stuck_is_moved_to_the_version_with_the_fix(
     shop: Shop, dev_server: Client
 ) -> None:
-    bug = '# quantities = {sku.removesuffix("@@@")'
-    spoiled = [OrderItem("temporal-mug@@@", 1, 12_00)]
+    bug = '# sku = sku.removesuffix("@@@")'
+    spoiled = [OrderItem("temporal-mug@@@", 1, 12_00), OrderItem("temporal-mug", 2, 12_00)]
     with (
         shop.worker("--build-id", "v1", "--pid-file", "v1.pid"),
         shop.with_change("activities.py", bug, bug.removeprefix("# ")).worker(
@@ -161,6 +161,7 @@ async def test_an_order_that_is_stuck_is_moved_to_the_version_with_the_fix(
     with closing(sqlite3.connect(shop.books)) as books:
         paid = "SELECT count(*) FROM authorizations WHERE captured_at IS NOT NULL"
         assert books.execute(paid).fetchall() == [(1,)]
+        assert books.execute("SELECT sum(quantity) FROM holds").fetchall() == [(3,)]
 
 
 def another_wait(shop: Shop) -> Shop:

@@ -5,9 +5,8 @@ import asyncio
 import os
 import sys
 import traceback
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
-from itertools import batched
 from typing import Any, Never
 
 from temporalio.exceptions import TemporalError
@@ -39,15 +38,18 @@ def print_message(line: str) -> None:
     print_result(line, file=sys.stderr)
 
 
-async def side_by_side[T](
-    act: Callable[[T], Coroutine[Any, Any, object]], items: Iterable[T]
-) -> None:
+async def side_by_side[T](act: Callable[[T], Awaitable[object]], items: Iterable[T]) -> None:
     """Act on all items, on fifty at once, up to the first error."""
+    free = asyncio.Semaphore(50)  # So many calls a server answers in time.
+
+    async def act_on(item: T) -> None:
+        async with free:
+            await act(item)
+
     try:
-        for batch in batched(items, 50):  # So many calls a server answers in time.
-            async with asyncio.TaskGroup() as group:
-                for item in batch:
-                    group.create_task(act(item))
+        async with asyncio.TaskGroup() as group:
+            for item in items:
+                group.create_task(act_on(item))
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
 

@@ -6,7 +6,7 @@ from temporalio import worker, workflow
 class SignalGuard(worker.Interceptor):
     """Drops a signal that has no argument, null, or several, for handlers that take one.
 
-    Otherwise the handler's TypeError fails the workflow task for ever. The SDK drops wrong types.
+    Otherwise an error in the handler fails the workflow task for ever. The SDK drops wrong types.
     """
 
     def workflow_interceptor_class(
