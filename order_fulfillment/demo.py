@@ -144,10 +144,10 @@ class Shell:
                 if line == DONE:
                     return
                 output.append(line)
-                bad = re.search("^error: | failed: ", line)
-                text = Text(line, style="red" if bad else "dim" if line[:1] == "{" else "")
+                bad, json = re.search("^error: | failed: ", line), line[:1] == "{"
+                text = Text(line, "red" if bad else "dim" if json else "")
                 text.highlight_regex(r'"status": "\w+", "message": "[^"]+"', "bold not dim")
-                console.print(text)
+                console.print(text, no_wrap=json, overflow="ellipsis" if json else "fold")
 
     async def connect(self) -> Client:
         """Connect to the server that runs, or else to a dev server that this starts."""
@@ -237,11 +237,11 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
                 known.update(order.id for order in new)
                 ended = [await client.get_workflow_handle(order.id).describe() for order in new]
                 statuses = {order.typed_search_attributes.get(ORDER_STATUS, "") for order in ended}
-                label, link = f"{len(new)} orders", all_orders
+                label, page, link = f"{len(new)} orders", all_orders, all_orders
                 if len(new) == 1:
-                    label = new[0].id
-                    link = f"{web_ui}/{label}/{new[0].run_id}/timeline?sort=ascending"
-                console.print(link, soft_wrap=True)
+                    label, page = new[0].id, f"{web_ui}/{new[0].id}"
+                    link = f"{page}/{new[0].run_id}/timeline?sort=ascending"
+                console.print(Text(page, Style(link=link)), soft_wrap=True)
                 mark, style = ("✓", "green") if good else ("✗", "red")
                 order = Text(label, Style(link=link))
                 table.add_row(mark, heading, order, ", ".join(sorted(statuses)), style=style)
@@ -264,8 +264,7 @@ def main() -> None:
     parser.add_argument("--scenario", metavar="NAME", action="append", choices=names, help=help)
     parser.add_argument("--pause", action="store_true", help="wait for Enter before each command")
     parser.add_argument("--keep", action="store_true", help="leave three orders until Ctrl-C")
-    playing = play(**vars(parser.parse_args()))
-    run(playing, interrupted="whatever the demo started is stopped")
+    run(play(**vars(parser.parse_args())), interrupted="whatever the demo started is stopped")
 
 
 if __name__ == "__main__":

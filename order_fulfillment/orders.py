@@ -177,7 +177,7 @@ async def _obstacle(handle: OrderHandle, description: WorkflowExecutionDescripti
                 reason += f"attempt {task.attempt} was {ago.total_seconds():.0f} s ago; "
             # The server waits longer and longer: fifteen seconds after the fourth attempt.
             now = f"; to make it now: {RESET} {shlex.quote(handle.id)}" if task.attempt > 3 else ""
-            return f"{WORKFLOW_TASK} {handle.id!r} failed at {when}: {reason}{GOES_ON}{now}"
+            return f"{WORKFLOW_TASK} {handle.id!r} has failed since {when}: {reason}{GOES_ON}{now}"
         if event.HasField("workflow_task_completed_event_attributes"):
             break
     info = description.raw_description.workflow_execution_info.versioning_info

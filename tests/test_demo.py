@@ -119,7 +119,7 @@ async def test_an_interrupted_demo_leaves_a_running_server_as_it_was(
         assert step.last_failure.application_failure_info.type == "UnknownItemError"
         assert (await stuck.describe()).raw_description.pending_workflow_task.attempt > 1
         # The first order fails at the expired card.
-        page = r"http:/(/\S+)(/namespaces/default/workflows/order-\w+)/\S+/timeline\?sort=ascending"
+        page = r"http:/(/\S+)(/namespaces/default/workflows/order-\w+)"
         [link] = re.findall(page, demo.output)
         async with httpx.AsyncClient() as web_ui:
             answer = (await web_ui.get(f"http:/{link[0]}/api/v1{link[1]}")).json()
