@@ -169,7 +169,6 @@ async def _obstacle(handle: OrderHandle, description: WorkflowExecutionDescripti
         failure = failed.failure
         # The server's own reasons have no message, except a reset.
         if failure.message and failed.cause != RESET_WORKFLOW:
-            when = f"{event.event_time.ToDatetime():%H:%M:%S} UTC"
             reason = f"{_in_words(failure)}; {WRONG_INPUT if 'argument' in failure.message else ''}"
             task = description.raw_description.pending_workflow_task
             if task.HasField("started_time"):
@@ -177,7 +176,7 @@ async def _obstacle(handle: OrderHandle, description: WorkflowExecutionDescripti
                 reason += f"attempt {task.attempt} was {ago.total_seconds():.0f} s ago; "
             # The server waits longer and longer: fifteen seconds after the fourth attempt.
             now = f"; to make it now: {RESET} {shlex.quote(handle.id)}" if task.attempt > 3 else ""
-            return f"{WORKFLOW_TASK} {handle.id!r} has failed since {when}: {reason}{GOES_ON}{now}"
+            return f"{WORKFLOW_TASK} {handle.id!r} fails: {reason}{GOES_ON}{now}"
         if event.HasField("workflow_task_completed_event_attributes"):
             break
     info = description.raw_description.workflow_execution_info.versioning_info

@@ -1,7 +1,6 @@
 """The real worker: how it stops, and what its absence, crash or bug means for orders."""
 
 import json
-import re
 import signal
 import time
 
@@ -70,7 +69,7 @@ async def test_a_workflow_bug_is_told_and_recovered_from(shop: Shop, dev_server:
     assert "site-packages" not in buggy_worker.stderr
     assert "sdk_core" not in buggy_worker.stderr
     assert json.loads(waiting.stdout.splitlines()[1])["status"] == "FULFILLED"
-    assert len(re.findall(r"since \S+ UTC: RuntimeError: workflow bug!", waiting.stderr)) == 1
+    assert waiting.stderr.count(" fails: RuntimeError: workflow bug!") == 1
     happened = await events(order)
     assert "WORKFLOW_TASK_FAILED" in happened
     assert happened.count("ACTIVITY_TASK_COMPLETED") == len(DELIVERED)
