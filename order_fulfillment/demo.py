@@ -221,9 +221,7 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
         shell = Shell(folder)
         try:
             client = await shell.connect()
-            await ensure_search_attributes(
-                client, console.print
-            )  # Before the Web UI asks for them.
+            await ensure_search_attributes(client, console.print)  # For the list in the Web UI.
             await shell.type(START_WORKER)
             shell.pause = pause
             # The Web UI of a dev server is a thousand ports above.
