@@ -166,9 +166,8 @@ async def _obstacle(handle: OrderHandle, description: WorkflowExecutionDescripti
     history = await handle.fetch_history()
     for event in reversed(history.events):
         failed = event.workflow_task_failed_event_attributes
-        failure = failed.failure
         # The server's own reasons have no message, except a reset.
-        if failure.message and failed.cause != RESET_WORKFLOW:
+        if (failure := failed.failure).message and failed.cause != RESET_WORKFLOW:
             reason = f"{_in_words(failure)}; {WRONG_INPUT if 'argument' in failure.message else ''}"
             task = description.raw_description.pending_workflow_task
             if task.HasField("started_time"):
