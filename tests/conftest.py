@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-LONGEST = ["demo", "endurance", "versions", "worker", "scripts", "pid_file", "order_file"]
+LONGEST = ["demo", "worker", "endurance", "versions", "no_worker", "pid_file", "books", "scripts"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import psutil
 import pytest
 
 from order_fulfillment import order_file
 from order_fulfillment.shared import Card, Order, OrderItem
 from tests.conftest import Shop, one_line
 from tests.history import ORDER
+from tests.script import wait_until
 
 MUG = {"sku": "temporal-mug"}
 
@@ -110,6 +112,8 @@ def test_ctrl_c_ends_the_waiting_for_a_pipe(shop: Shop) -> None:
     os.mkfifo(path)
     starter = shop.start("starter.py", "--file", str(path))
     with path.open("w"):  # It opens when the starter has opened it, and stays so: a slow export.
+        # Between Python's look for signals and its sleep, asyncio would miss one.
+        wait_until(lambda: psutil.Process(starter.pid).status() == psutil.STATUS_SLEEPING, "sleep")
         starter.send(signal.SIGINT)
         assert starter.wait(10) == 130
 
