@@ -158,11 +158,12 @@ class Shell:
         host, _, port = settings.get("target_host", "localhost:7233").rpartition(":")
         if host in ("localhost", "127.0.0.1"):
             await self.type(f"uv run temporal server start-dev --port {port} > server.log 2>&1 &\n")
-            with console.status("waiting for the server"):
-                for _ in range(100):
-                    await asyncio.sleep(0.1)
-                    with suppress(ConnectionError):
-                        return await connect()
+            with console.status("waiting for the server"), suppress(TimeoutError):
+                async with asyncio.timeout(10):
+                    while True:
+                        await asyncio.sleep(0.1)
+                        with suppress(ConnectionError):
+                            return await connect()
             console.print((self.copy / "server.log").read_text(), style="red")
         return await connect()
 

@@ -146,13 +146,12 @@ class OrderWorkflow:
             self._decision = ApprovalDecision(True, f"not above {limit}")
         # Scenario 6, the workflow bug: uncomment the next line and restart the worker.
         # raise RuntimeError("workflow bug!")
-        if self._decision is None:
-            with suppress(TimeoutError):
-                await workflow.wait_condition(
-                    lambda: self._decision is not None,
-                    timeout=order.approval_timeout,
-                    timeout_summary="Time to decide",
-                )
+        with suppress(TimeoutError):
+            await workflow.wait_condition(
+                lambda: self._decision is not None,
+                timeout=order.approval_timeout,
+                timeout_summary="Time to decide",
+            )
         return self._decision
 
     async def _deliver(self, key: str, authorization: str, reservation: str) -> str:
