@@ -29,25 +29,22 @@ async def connect(runtime: Runtime | None = None) -> Client:
 
     Raises:
         ConnectionError: when no Temporal server answers in time.
-        OSError: when the configuration cannot be read, or names an unknown namespace.
+        OSError: when the configuration cannot be read, or the server refuses it.
     """
     try:
         config = ClientConfig.load_client_connect_config()
     except Exception as error:  # noqa: BLE001 (the SDK's ConfigError is not public)
         raise OSError(f"Temporal's environment configuration is broken: {error}") from None
     address = config.setdefault("target_host", "localhost:7233")
-    namespace = config.setdefault("namespace", "default")
     try:
         # The SDK waits for ever for a listener that accepts a connection and says nothing.
         async with asyncio.timeout(ANSWER_SECONDS):
             client = await Client.connect(**config, runtime=runtime or _quiet_runtime())
-            request = DescribeNamespaceRequest(namespace=namespace)
+            request = DescribeNamespaceRequest(namespace=client.namespace)
             await client.workflow_service.describe_namespace(request)
             return client
-    except RPCError as error:
-        if error.status != RPCStatusCode.NOT_FOUND:
-            raise
-        raise OSError(f"there is no namespace {namespace!r} at {address}") from None
+    except RPCError as error:  # The namespace is unknown, or an API key is missing or wrong.
+        raise OSError(explain_call(error)) from None
     except TimeoutError:
         cause = f"no answer in {ANSWER_SECONDS} seconds"
     except (RuntimeError, ValueError) as error:

@@ -14,30 +14,24 @@ PATIENCE_SECONDS = 10
 
 @asynccontextmanager
 async def hold_pid_file(path: Path) -> AsyncIterator[None]:
-    """Hold the file with this process's ID in it, and remove it at the end.
+    """Hold the file with this process's ID in it, and empty it at the end.
 
     Wait for a worker that was told to stop. OSError when the file stays held or cannot be written.
     """
-    for attempt in range(10 * PATIENCE_SECONDS):
-        file = path.open("a+")
-        with suppress(BlockingIOError, FileNotFoundError):
-            # The lock goes with the process, however it ends; the file may stay.
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samefile(path, file.fileno()):  # Its holder may just have removed it.
+    with path.open("a+") as file:
+        for attempt in range(10 * PATIENCE_SECONDS):
+            with suppress(BlockingIOError):
+                # The lock goes with the process, however it ends.
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-        file.close()
-        if attempt == 0:
-            print_message(f"waiting for the worker that holds {str(path)!r}")
-        await asyncio.sleep(0.1)
-    else:
-        raise FileExistsError(f"{str(path)!r} is held by worker {path.read_text().strip()}")
-    with file:
+            if attempt == 0:
+                print_message(f"waiting for the worker that holds {str(path)!r}")
+            await asyncio.sleep(0.1)
+        else:
+            raise FileExistsError(f"{str(path)!r} is held by worker {path.read_text().strip()}")
         file.truncate(0)
         print(os.getpid(), file=file, flush=True)
         try:
             yield
         finally:
-            # After `rm worker.pid` the next worker may have its own file there.
-            with suppress(FileNotFoundError):
-                if os.path.samefile(path, file.fileno()):
-                    path.unlink()
+            file.truncate(0)
