@@ -285,7 +285,6 @@ def test_the_commands_of_the_specification_work(shop: Shop) -> None:
     assert printed[0] == printed[2] == "approved: Cleared by fraud team"
     assert printed[1] in OrderStatus
     assert " is polling " in ended.stderr
-    assert not (shop.scripts / "worker.pid").exists()
 
 
 def test_the_readme_shows_what_the_demo_prints(whole_demo: Demo) -> None:

@@ -79,13 +79,17 @@ def test_the_servers_own_reason_for_a_failing_workflow_task_is_told(shop: Shop) 
 
 
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_worker_says_goodbye_in_order(shop: Shop, stop: signal.Signals) -> None:
+def test_a_worker_follows_a_killed_one_at_once_and_says_goodbye_in_order(
+    shop: Shop, stop: signal.Signals
+) -> None:
     pid_file = shop.folder / "worker.pid"
+    pid_file.write_text("4711\n")  # Of the killed one.
     with shop.worker() as worker:
         assert pid_file.read_text() == f"{worker.pid}\n"
 
         worker.send(stop)
         assert worker.wait(10) == 0
 
-    assert not pid_file.exists()
+    assert pid_file.read_text() == ""
+    assert "waiting for" not in worker.stderr
     assert "Traceback" not in worker.stderr
