@@ -1,7 +1,6 @@
 """The demo plays README's scenarios: all of them, some, on another server, and interrupted."""
 
 import asyncio
-import os
 import re
 import signal
 import socket
@@ -32,8 +31,6 @@ from tests.history import ORDER, place, until_status
 from tests.script import Script, wait_until
 
 README = SCRIPTS.parent / "README.md"
-# With the uv that runs the tests.
-PATH = f"{Path(os.environ['UV']).parent}:{os.environ['PATH']}"
 OUTCOMES = {
     "1. Happy path": "FULFILLED",
     "2. API downtime": "FULFILLED",
@@ -129,8 +126,7 @@ async def test_an_interrupted_demo_leaves_a_running_server_as_it_was(
         pasted = demo.output[
             demo.output.index("export ") : demo.output.rindex("mv workflow.py.bak")
         ]
-        environment = clean_environment() | {"PATH": PATH}
-        terminal = await asyncio.create_subprocess_shell(pasted, env=environment)
+        terminal = await asyncio.create_subprocess_shell(pasted, env=clean_environment())
         await terminal.wait()
         assert (await waits.result()).status in (OrderStatus.FULFILLED, OrderStatus.REJECTED)
 
@@ -158,8 +154,7 @@ def test_a_demo_that_pauses_waits_for_enter(dev_server: Client, tmp_path: Path) 
     with (tmp_path / "screen").open("w+b") as screen:
         person = subprocess.Popen(
             [sys.executable, "-c", terminal, sys.executable, SCRIPTS / "demo.py", *arguments],
-            env=clean_environment()
-            | {"PATH": PATH, "TERM": "xterm", "TEMPORAL_ADDRESS": address_of(dev_server)},
+            env=clean_environment() | {"TERM": "xterm", "TEMPORAL_ADDRESS": address_of(dev_server)},
             stdin=subprocess.PIPE,
             stdout=screen,
             bufsize=0,
