@@ -136,12 +136,8 @@ def test_results_are_printed_and_a_failed_order_ends_in_exit_code_1(open_shop: S
     assert f"error: order '{prefix}-2' failed at process_payment: Pay" in ended.stderr
 
 
-@pytest.mark.parametrize(
-    ("path", "error"),
-    [("missing.jsonl", "No such file or directory"), (".", "Is a directory")],
-)
-def test_a_file_that_cannot_be_read_is_named_in_one_line(shop: Shop, path: str, error: str) -> None:
-    refused = shop.run("starter.py", "--file", path)
+def test_a_file_that_cannot_be_read_is_named_in_one_line(shop: Shop) -> None:
+    refused = shop.run("starter.py", "--file", "missing.jsonl")
 
     assert (refused.returncode, refused.stdout) == (1, "")
-    assert one_line(refused.stderr).endswith(f"{error}: '{path}'")
+    assert one_line(refused.stderr).endswith("No such file or directory: 'missing.jsonl'")
