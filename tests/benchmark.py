@@ -8,7 +8,6 @@ slows down both.
 import asyncio
 import math
 import random
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -24,12 +23,11 @@ import psutil
 import pygal
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDReusePolicy
-from temporalio.testing import WorkflowEnvironment
 
 from order_fulfillment.orders import details, memo
 from order_fulfillment.shared import ApprovalDecision
 from order_fulfillment.support.command_line import ArgumentParser, print_message, run
-from tests.conftest import DEV_SERVER_TUNING, address_of, shop_on
+from tests.conftest import address_of, shop_on, start_dev_server
 from tests.history import ORDER
 
 IN_FLIGHT = (1, 50, 300)
@@ -215,12 +213,7 @@ def draw(rows: list[dict[str, Any]]) -> str:
 
 async def benchmark(rounds: int, orders: int, plot: Path | None) -> None:
     """Measure, and print the report."""
-    async with await WorkflowEnvironment.start_local(
-        dev_server_existing_path=shutil.which("temporal"),
-        dev_server_log_level="error",
-        # Its banner would come between the report's lines.
-        dev_server_extra_args=["--output", "none", *DEV_SERVER_TUNING],
-    ) as server:
+    async with await start_dev_server() as server:
         with ExitStack() as stack:
             everyone = list(sides(address_of(server.client), stack))
             print_message("warming up")

@@ -4,17 +4,20 @@ import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import randrange
+from typing import Any
 from uuid import uuid4
 
 import pytest
 from temporalio.client import Client
+from temporalio.common import SearchAttributeKey
 from temporalio.testing import WorkflowEnvironment
 
 from order_fulfillment.orders import CUSTOMER
@@ -47,18 +50,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
-@pytest.fixture(scope="session")
-def full_size(pytestconfig: pytest.Config) -> bool:
-    """Whether to take minutes over what otherwise takes seconds."""
-    return bool(pytestconfig.getoption("full_size"))
-
-
-# By default an idle dev server takes up to 50 ms to hand out each task.
-DEV_SERVER_TUNING = ["--dynamic-config-value", "history.transferProcessorMaxPollRPS=10000"]
-# How long the server waits until it counts a version without orders as drained; by default minutes.
-DRAINAGE = [
-    f'--dynamic-config-value=matching.wv.VersionDrainageStatus{setting}="5s"'
-    for setting in ("VisibilityGracePeriod", "RefreshInterval")
+DEV_SERVER_SETTINGS = [
+    "--output=none",  # Its banner would come between the lines of the benchmark's report.
+    # By default an idle dev server takes up to 50 ms to hand out each task.
+    "--dynamic-config-value=history.transferProcessorMaxPollRPS=10000",
+    # By default it takes minutes until it counts a version without orders as drained.
+    '--dynamic-config-value=matching.wv.VersionDrainageStatusVisibilityGracePeriod="5s"',
+    '--dynamic-config-value=matching.wv.VersionDrainageStatusRefreshInterval="5s"',
 ]
 
 
@@ -130,6 +128,11 @@ class Shop:
         """Everything this shop's workers have logged so far."""
         return "".join(log.read_text() for log in self.folder.glob("worker-*.stderr"))
 
+    def query(self, statement: str) -> list[tuple[Any, ...]]:
+        """Look into the books."""
+        with closing(sqlite3.connect(self.books)) as books:
+            return books.execute(statement).fetchall()
+
     def with_environment(self, **settings: str) -> "Shop":
         """The same shop, whose scripts get other settings."""
         return replace(self, environment=self.environment | settings)
@@ -200,7 +203,7 @@ class Shop:
                 worker.kill()
 
 
-async def start_dev_server() -> WorkflowEnvironment:
+async def start_dev_server(*attributes: SearchAttributeKey[Any]) -> WorkflowEnvironment:
     """A real dev server on a free port; its HTTP API is a thousand ports above."""
     port = free_port()
     return await WorkflowEnvironment.start_local(
@@ -208,8 +211,8 @@ async def start_dev_server() -> WorkflowEnvironment:
         # On PATH where the wheel exists; elsewhere None lets the SDK download it.
         dev_server_existing_path=shutil.which("temporal"),
         dev_server_log_level="error",
-        search_attributes=[ORDER_STATUS, CUSTOMER],
-        dev_server_extra_args=[*DEV_SERVER_TUNING, *DRAINAGE, "--http-port", str(port + 1000)],
+        search_attributes=attributes,
+        dev_server_extra_args=[*DEV_SERVER_SETTINGS, "--http-port", str(port + 1000)],
     )
 
 
@@ -217,9 +220,9 @@ async def start_dev_server() -> WorkflowEnvironment:
 async def dev_server() -> AsyncIterator[Client]:
     """A client of a real dev server."""
     try:
-        environment = await start_dev_server()
+        environment = await start_dev_server(ORDER_STATUS, CUSTOMER)
     except RuntimeError:  # Another process took a port, or the SDK's five seconds were too few.
-        environment = await start_dev_server()
+        environment = await start_dev_server(ORDER_STATUS, CUSTOMER)
     async with environment:
         yield environment.client
 

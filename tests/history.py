@@ -10,38 +10,41 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
+import pytest
 from temporalio import activity
 from temporalio.api.enums.v1 import EventType
-from temporalio.client import Client, WorkflowHandle, WorkflowHistory
+from temporalio.client import Client, WorkflowFailureError, WorkflowHandle, WorkflowHistory
 from temporalio.common import RawValue
-from temporalio.exceptions import ApplicationError
+from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
 from temporalio.worker import Replayer, Worker, WorkflowRunner
 from temporalio.worker.workflow_sandbox import SandboxedWorkflowRunner
 
 from order_fulfillment import orders, worker
 from order_fulfillment.activities import OrderActivities
+from order_fulfillment.orders import OrderHandle
 from order_fulfillment.services import ShopServices
 from order_fulfillment.shared import (
+    ApprovalDecision,
     Card,
     DeliveryRequest,
     Order,
     OrderItem,
-    OrderResult,
     OrderStatus,
 )
 from order_fulfillment.support.signal_guard import SignalGuard
 from order_fulfillment.workflow import OrderWorkflow
 
-type OrderHandle = WorkflowHandle[OrderWorkflow, OrderResult]
-
-
 CARD = Card("tok", "12/99")
 EXPIRED_CARD = Card("tok", "12/23")
 ITEMS = [OrderItem("temporal-tshirt", 1, 23_00), OrderItem("temporal-mug", 2, 12_00)]
 ORDER = Order("Ada Lovelace", ITEMS, CARD)
+APPROVED = ApprovalDecision(True, "Approved instantly")
+REJECTED = ApprovalDecision(False, "Too risky")
 # The steps of an order. A new step is named here, and in no other test.
 DELIVERED = ["process_payment", "reserve_inventory", "deliver_order"]
 UNDELIVERED = ["process_payment", "reserve_inventory"]
+# In Temporal's lists; the task queue follows.
+WAITING = "OrderStatus = 'AWAITING_APPROVAL' AND TaskQueue = "
 
 FOLDER = TemporaryDirectory()
 EXECUTOR = ThreadPoolExecutor(10)
@@ -125,16 +128,13 @@ async def until_status(handle: OrderHandle, status: OrderStatus) -> None:
     await until(reached, status)
 
 
-async def until_listed(
-    client: Client, task_queue: str, number: int, status: str = "AWAITING_APPROVAL"
-) -> None:
-    """Wait until Temporal's lists show a number of orders with a status."""
-    query = f"TaskQueue = '{task_queue}' AND OrderStatus = '{status}'"
+async def until_listed(client: Client, query: str, number: int = 1) -> None:
+    """Wait until Temporal's lists have a number of orders for a query."""
 
     async def listed() -> bool:
         return (await client.count_workflows(query)).count == number
 
-    await until(listed, f"{number} orders that are {status}")
+    await until(listed, f"{number} of {query}")
 
 
 async def until_event(handle: OrderHandle, name: str) -> None:
@@ -142,6 +142,17 @@ async def until_event(handle: OrderHandle, name: str) -> None:
         return name in await events(handle)
 
     await until(happened, name)
+
+
+async def failure_of(order: OrderHandle) -> ApplicationError | CancelledError:
+    """The error that made an activity, and with it the order, fail; or the cancellation."""
+    with pytest.raises(WorkflowFailureError) as failed:
+        await order.result()
+    cause: BaseException | None = failed.value.cause
+    if isinstance(cause, ActivityError):
+        cause = cause.cause
+    assert isinstance(cause, ApplicationError | CancelledError)
+    return cause
 
 
 async def events(handle: OrderHandle) -> list[str]:

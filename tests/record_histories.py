@@ -6,7 +6,6 @@ writes over the path of older code: only when no orders of that code are running
 
 import json
 import logging
-import shutil
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -15,15 +14,16 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from temporalio.client import Client
-from temporalio.testing import WorkflowEnvironment
 
+from order_fulfillment.orders import OrderHandle
 from order_fulfillment.shared import ApprovalDecision, OrderItem, OrderStatus
 from order_fulfillment.support.command_line import print_result, run
 from order_fulfillment.workflow import OrderWorkflow
-from tests.conftest import Shop, address_of, clean_environment
+from tests.conftest import address_of, shop_on, start_dev_server
 from tests.history import (
+    APPROVED,
     EXPIRED_CARD,
-    OrderHandle,
+    REJECTED,
     SlowDelivery,
     create_worker,
     place,
@@ -33,7 +33,6 @@ from tests.history import (
 
 HISTORIES = Path(__file__).parent / "histories"
 TASK_QUEUE = "recording"
-APPROVED, REJECTED = ApprovalDecision(True, "Approved instantly"), ApprovalDecision(False, "No")
 
 
 async def order_until(
@@ -68,9 +67,9 @@ async def decision_in_a_race(client: Client) -> OrderHandle:
 
 async def workflow_bug(client: Client) -> OrderHandle:
     order = await place(client, TASK_QUEUE, approval_timeout=0.1)
-    environment = {"TEMPORAL_ADDRESS": address_of(client), "TEMPORAL_TASK_QUEUE": TASK_QUEUE}
     with TemporaryDirectory() as folder:
-        shop = Shop(Path(folder), clean_environment() | environment)
+        shop = shop_on(address_of(client), Path(folder))
+        shop = shop.with_environment(TEMPORAL_TASK_QUEUE=TASK_QUEUE)
         with shop.with_workflow_bug().worker():
             await until_event(order, "WORKFLOW_TASK_FAILED")
     async with create_worker(client, TASK_QUEUE):
@@ -145,9 +144,7 @@ def without_machine(value: Any) -> Any:
 
 async def main() -> None:
     logging.disable()
-    async with await WorkflowEnvironment.start_local(
-        dev_server_existing_path=shutil.which("temporal"), dev_server_log_level="error"
-    ) as environment:
+    async with await start_dev_server() as environment:
         recorded = {path.stem for path in HISTORIES.glob("*.json")}
         for name in sys.argv[1:] or SCENARIOS.keys() - recorded:
             order = await SCENARIOS[name](environment.client)

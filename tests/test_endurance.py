@@ -21,19 +21,28 @@ from random import Random
 from threading import Event
 from typing import Any
 
+import pytest
 from temporalio.client import Client, WorkflowExecutionStatus, WorkflowHistory
 from temporalio.common import WorkflowIDReusePolicy
 from temporalio.exceptions import WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
 from order_fulfillment.services import INITIAL_STOCK
-from order_fulfillment.shared import ApprovalDecision, OrderStatus
+from order_fulfillment.shared import OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop, clean_environment, free_port, shop_on
-from tests.history import DELIVERED, ITEMS, ORDER, attempts, place, until_event, until_status
+from tests.history import (
+    APPROVED,
+    DELIVERED,
+    ITEMS,
+    ORDER,
+    REJECTED,
+    attempts,
+    place,
+    until_event,
+    until_status,
+)
 from tests.record_histories import MALFORMED
-
-APPROVED, REJECTED = ApprovalDecision(True), ApprovalDecision(False)
 
 
 @contextmanager
@@ -202,10 +211,10 @@ async def end_of(client: Client, order_id: str, books: sqlite3.Connection) -> st
 
 
 async def test_books_histories_and_statuses_agree_after_a_storm(
-    tmp_path: Path, full_size: bool
+    tmp_path: Path, pytestconfig: pytest.Config
 ) -> None:
     seed = int(os.environ.get("STORM_SEED") or Random().randrange(10**6))
-    number, seconds = (500, 150) if full_size else (12, 8)
+    number, seconds = (500, 150) if pytestconfig.getoption("full_size") else (12, 8)
     print(f"\nSTORM_SEED={seed}")
     random, port = Random(seed), free_port()
     shop = shop_on(f"127.0.0.1:{port}", tmp_path)

@@ -1,24 +1,13 @@
 """What Temporal's own lists show of an order: `temporal workflow list`, the Web UI."""
 
-import shutil
-from dataclasses import replace
-
 import pytest
 from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.client import Client
-from temporalio.testing import WorkflowEnvironment
 
 from order_fulfillment.workflow import OrderWorkflow
-from tests.conftest import Shop, address_of, one_line
-from tests.history import events, until
-
-
-async def until_listed(client: Client, query: str, order_id: str) -> None:
-    async def listed() -> bool:
-        return order_id in [each.id async for each in client.list_workflows(query)]
-
-    await until(listed, query)
+from tests.conftest import Shop, address_of, one_line, start_dev_server
+from tests.history import events, until_listed
 
 
 @pytest.mark.parametrize(
@@ -30,9 +19,9 @@ async def test_lists_tell_the_status_and_the_customer(
 ) -> None:
     order_id = open_shop.run("starter.py", "Ada O'Hara").stdout.strip()
     order = dev_server.get_workflow_handle_for(OrderWorkflow.run, order_id)
-    mine = """Customer = "Ada O'Hara" AND OrderStatus = """
+    mine = f"""WorkflowId = "{order_id}" AND Customer = "Ada O'Hara" AND OrderStatus = """
 
-    await until_listed(dev_server, f"{mine}'AWAITING_APPROVAL'", order_id)
+    await until_listed(dev_server, f"{mine}'AWAITING_APPROVAL'")
     details = await (await order.describe()).static_details()
     assert details
     assert details.startswith("1 temporal-tshirt, 2 temporal-mug. Total: 47.00 USD.")
@@ -41,7 +30,7 @@ async def test_lists_tell_the_status_and_the_customer(
         open_shop.run("signals.py", verb, order_id)
     else:
         await order.cancel()
-    await until_listed(dev_server, f"{mine}'{status}'", order_id)
+    await until_listed(dev_server, f"{mine}'{status}'")
 
     assert (await events(order)).count("UPSERT_WORKFLOW_SEARCH_ATTRIBUTES") == updates
 
@@ -59,13 +48,11 @@ async def test_any_name_is_found(
 ) -> None:
     order_id = open_shop.run("starter.py", name).stdout.strip()
 
-    await until_listed(dev_server, query, order_id)
+    await until_listed(dev_server, f"{query} AND WorkflowId = '{order_id}'")
 
 
 async def test_an_order_starts_where_no_search_attribute_may_be_created(shop: Shop) -> None:
-    async with await WorkflowEnvironment.start_local(
-        dev_server_existing_path=shutil.which("temporal"), dev_server_log_level="never"
-    ) as server:
+    async with await start_dev_server() as server:
         # A namespace on SQLite has room for ten keywords.
         keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
         await server.client.operator_service.add_search_attributes(
@@ -73,8 +60,7 @@ async def test_an_order_starts_where_no_search_attribute_may_be_created(shop: Sh
                 namespace="default", search_attributes={f"Other{i}": keyword for i in range(10)}
             )
         )
-        environment = shop.environment | {"TEMPORAL_ADDRESS": address_of(server.client)}
-        shop = replace(shop, environment=environment)
+        shop = shop.with_environment(TEMPORAL_ADDRESS=address_of(server.client))
         (shop.folder / "orders.jsonl").write_text('{"order_id": "A-1"}\n{"order_id": "A-2"}\n')
 
         with shop.worker():

@@ -6,11 +6,9 @@ import json
 import os
 import re
 import socket
-import sqlite3
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -22,18 +20,20 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 from temporalio.api.enums.v1 import PendingActivityState
-from temporalio.client import Client, WorkflowFailureError
-from temporalio.exceptions import ApplicationError
+from temporalio.client import Client
+from temporalio.exceptions import ApplicationError, CancelledError
 from temporalio.testing import ActivityEnvironment
 
 from order_fulfillment import orders, shared
-from order_fulfillment.shared import ApprovalDecision, OrderStatus, PaymentRequest
+from order_fulfillment.orders import OrderHandle
+from order_fulfillment.shared import OrderStatus, PaymentRequest
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import SCRIPTS, Shop, copy_of_the_scripts
 from tests.history import (
     CARD,
-    OrderHandle,
+    REJECTED,
     attempts,
+    failure_of,
     place,
     steps,
     until,
@@ -219,7 +219,7 @@ async def test_an_order_that_ends_early_gives_back_money_and_goods(
     with copy.worker():
         canceled = await place(dev_server, shop.task_queue)
         expired = await place(dev_server, shop.task_queue, approval_timeout=0.1)
-        await rejected.signal(OrderWorkflow.approve_order, ApprovalDecision(approved=False))
+        await rejected.signal(OrderWorkflow.approve_order, REJECTED)
         await until_busy(canceled, "reserve_inventory")
         await canceled.cancel()
         await until_busy(expired, "give_back")
@@ -227,17 +227,15 @@ async def test_an_order_that_ends_early_gives_back_money_and_goods(
 
         assert (await rejected.result()).status == OrderStatus.REJECTED
         assert (await expired.result()).status == OrderStatus.EXPIRED
-        with pytest.raises(WorkflowFailureError):
-            await canceled.result()
+        assert isinstance(await failure_of(canceled), CancelledError)
         assert await steps(canceled) == ["process_payment", "reserve_inventory", "give_back"]
         late = f"{canceled.id}: reserve_inventory failed: LapsedError: "
         wait_until(lambda: late in copy.log, "the late reservation to be refused")
 
-    with closing(sqlite3.connect(shop.books)) as books:
-        for table, number in (("authorizations", 3), ("holds", 4)):
-            lapses = books.execute(f"SELECT lapses_at FROM {table}").fetchall()
-            assert len(lapses) == number
-            assert max(lapses)[0] < str(datetime.now(UTC))
+    for table, number in (("authorizations", 3), ("holds", 4)):
+        lapses = shop.query(f"SELECT lapses_at FROM {table}")
+        assert len(lapses) == number
+        assert max(lapses)[0] < str(datetime.now(UTC))
 
 
 async def test_two_people_decide_on_the_web_page(

@@ -8,6 +8,7 @@ from temporalio.client import Client
 from order_fulfillment.shared import OrderStatus
 from tests.conftest import Shop, one_line
 from tests.history import create_worker, place, until_status
+from tests.page import type_command
 
 
 async def test_without_a_worker_nothing_is_lost_and_everyone_is_told(
@@ -39,7 +40,6 @@ async def test_a_reset_order_without_a_worker_is_not_said_to_fail(
     order = await place(dev_server, shop.task_queue)
     async with create_worker(dev_server, shop.task_queue):
         await until_status(order, OrderStatus.AWAITING_APPROVAL)
-    reset = ("workflow", "reset", "-t", "LastWorkflowTask", "--reason", "fixed", "-w", order.id)
-    shop.temporal(*reset)
+    type_command(shop, "reset --workflow-id", order_id=order.id)
 
     assert "no worker answers" in one_line(shop.run("signals.py", "status", order.id).stderr)

@@ -11,10 +11,10 @@ from uuid import uuid4
 import pytest
 from temporalio.client import Client
 
-from order_fulfillment.shared import ApprovalDecision, OrderStatus
+from order_fulfillment.shared import OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop, one_line
-from tests.history import place, until_status
+from tests.history import APPROVED, place, until_status
 from tests.page import type_command
 from tests.script import wait_until
 
@@ -179,14 +179,11 @@ async def test_a_waiting_script_follows_a_reset(open_shop: Shop, dev_server: Cli
     waiting = open_shop.start("signals.py", "result", order.id)
     waiting.until_prints("waits for a decision")
 
-    reset = open_shop.temporal(
-        *("workflow", "reset", "--workflow-id", order.id, "--event-id", "4", "--reason", "test")
-    )
+    type_command(open_shop, "reset --workflow-id", order_id=order.id)
     again = dev_server.get_workflow_handle_for(OrderWorkflow.run, order.id)
-    await again.signal(OrderWorkflow.approve_order, ApprovalDecision(approved=True))
+    await again.signal(OrderWorkflow.approve_order, APPROVED)
 
     assert await asyncio.to_thread(waiting.wait) == 0
-    assert reset.returncode == 0, reset.stderr
     assert json.loads(waiting.stdout)["status"] == "FULFILLED"
 
 

@@ -1,28 +1,22 @@
 """A new version of the workflow while orders wait: Worker Versioning, on a real server."""
 
 import asyncio
-import sqlite3
-from contextlib import closing
-from functools import partial
+from contextlib import AbstractContextManager
 from uuid import uuid4
 
-from temporalio.api.deployment.v1 import WorkerDeploymentInfo
-from temporalio.api.enums.v1 import TaskQueueType, VersionDrainageStatus
+from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
-from temporalio.api.workflowservice.v1 import (
-    DescribeTaskQueueRequest,
-    DescribeWorkerDeploymentRequest,
-)
+from temporalio.api.workflowservice.v1 import DescribeTaskQueueRequest
 from temporalio.client import Client
 
-from order_fulfillment.shared import ApprovalDecision, OrderItem, OrderStatus
+from order_fulfillment.orders import OrderHandle
+from order_fulfillment.shared import OrderItem, OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop
-from tests.history import OrderHandle, details, events, place, until, until_listed
+from tests.history import APPROVED, WAITING, details, events, place, until, until_listed
 from tests.page import type_command
-from tests.script import wait_until
+from tests.script import Script, wait_until
 
-APPROVED = ApprovalDecision(approved=True)
 NUMBER = 20
 WAIT = "            self._enter(OrderStatus.AWAITING_APPROVAL)\n"
 GIFT = """\
@@ -31,15 +25,9 @@ GIFT = """\
 """
 
 
-def next_version(shop: Shop) -> Shop:
-    """The shop with a step more before the wait, a gift, and without `workflow.patched`."""
-    return shop.with_change("workflow.py", WAIT, f"{GIFT}{WAIT}")
-
-
-async def deployment(client: Client, name: str) -> WorkerDeploymentInfo:
-    request = DescribeWorkerDeploymentRequest(namespace="default", deployment_name=name)
-    answer = await client.workflow_service.describe_worker_deployment(request)
-    return answer.worker_deployment_info
+def version(shop: Shop, build_id: str) -> AbstractContextManager[Script]:
+    """A worker of a version, with a PID file of its own."""
+    return shop.worker("--build-id", build_id, "--pid-file", f"{build_id}.pid")
 
 
 async def current_version(client: Client, task_queue: str) -> str:
@@ -58,17 +46,16 @@ async def make_current(client: Client, shop: Shop, build_id: str) -> None:
     name = shop.task_queue
     command = ("set-current-version", "--deployment-name", name, "--build-id", build_id, "--yes")
 
-    async def done() -> bool:
+    def done() -> bool:
         # An error while the server has not heard of the version's worker.
-        run = await asyncio.to_thread(shop.temporal, "worker", "deployment", *command)
-        return run.returncode == 0
+        return shop.temporal("worker", "deployment", *command).returncode == 0
 
     async def known_to_the_task_queue() -> bool:
         # The deployment's own routing_config_update_state may never say so (temporal issue 11842).
         partitions = [name, *(f"/_sys/{name}/{number}" for number in range(1, 4))]
         return {await current_version(client, each) for each in partitions} == {build_id}
 
-    await until(done, f"{build_id} to be current")
+    await asyncio.to_thread(wait_until, done, f"{build_id} to be current")
     await until(known_to_the_task_queue, "new orders to go there")
 
 
@@ -80,7 +67,7 @@ async def waiting(
         await place(client, shop.task_queue, listed=True, approval_timeout=600)
         for _ in range(number)
     ]
-    await until_listed(client, shop.task_queue, of or number)
+    await until_listed(client, f"{WAITING}'{shop.task_queue}'", of or number)
     return orders
 
 
@@ -90,37 +77,33 @@ async def versions(order: OrderHandle) -> set[str]:
     return {task.deployment_version.build_id for task in tasks}
 
 
-async def until_failing(order: OrderHandle) -> None:
-    """Wait until a step of the order is being retried."""
-
-    async def failing() -> bool:
-        steps = (await order.describe()).raw_description.pending_activities
-        return any(step.attempt > 1 for step in steps)
-
-    await until(failing, "an attempt to fail")
+def pin_resting_orders(shop: Shop) -> None:
+    """Pin the orders that have no version to the first."""
+    type_command(shop, "update-options", "Version IS NULL")
+    without = ("count", "Version IS NULL")
+    wait_until(lambda: type_command(shop, *without) == "Total: 0\n", "all to have a version")
 
 
 async def test_each_order_ends_on_the_version_on_which_it_began(
     shop: Shop, dev_server: Client
 ) -> None:
-    with shop.worker("--build-id", "v1", "--pid-file", "v1.pid"):
+    # A step more before the wait, a gift, without `workflow.patched`.
+    next_shop = shop.with_change("workflow.py", WAIT, f"{GIFT}{WAIT}")
+    with version(shop, "v1"):
         await make_current(dev_server, shop, "v1")
         old = await waiting(dev_server, shop)
-        with next_version(shop).worker("--build-id", "v2", "--pid-file", "v2.pid"):
+        with version(next_shop, "v2"):
             await make_current(dev_server, shop, "v2")
             new = await waiting(dev_server, shop, of=2 * NUMBER)
             for order in old + new:
                 await order.signal(OrderWorkflow.approve_order, APPROVED)
             results = [await order.result() for order in old + new]
 
-            async def drained() -> bool:
-                versions = (await deployment(dev_server, shop.task_queue)).version_summaries
-                states = {
-                    each.deployment_version.build_id: each.drainage_status for each in versions
-                }
-                return states["v1"] == VersionDrainageStatus.VERSION_DRAINAGE_STATUS_DRAINED
+            def drained() -> bool:
+                describe = ("worker", "deployment", "describe", "--name", shop.task_queue)
+                return "drained" in shop.temporal(*describe).stdout
 
-            await until(drained, "version 1 to be drained")
+            await asyncio.to_thread(wait_until, drained, "version 1 to be drained")
 
     assert {result.status for result in results} == {OrderStatus.FULFILLED}
     for expected, group in (({"v1"}, old), ({"v2"}, new)):
@@ -136,32 +119,19 @@ async def test_an_order_that_is_stuck_is_moved_to_the_version_with_the_fix(
 ) -> None:
     bug = '# sku = sku.removesuffix("@@@")'
     spoiled = [OrderItem("temporal-mug@@@", 1, 12_00), OrderItem("temporal-mug", 2, 12_00)]
-    with (
-        shop.worker("--build-id", "v1", "--pid-file", "v1.pid"),
-        shop.with_change("activities.py", bug, bug.removeprefix("# ")).worker(
-            "--build-id", "v2", "--pid-file", "v2.pid"
-        ) as fixed,
-    ):
+    fixed_shop = shop.with_change("activities.py", bug, bug.removeprefix("# "))
+    with version(shop, "v1") as broken, version(fixed_shop, "v2") as fixed:
         await make_current(dev_server, shop, "v1")
         order = await place(dev_server, shop.task_queue, items=spoiled, approval_above_cents=500_00)
-        await until_failing(order)
+        await asyncio.to_thread(broken.until_prints, "reserve_inventory failed: UnknownItemError")
         await make_current(dev_server, shop, "v2")
 
-        moved = await asyncio.to_thread(
-            shop.temporal,
-            *("workflow", "update-options", "--workflow-id", order.id),
-            *("--versioning-override-behavior", "pinned"),
-            *("--versioning-override-deployment-name", shop.task_queue),
-            *("--versioning-override-build-id", "v2"),
-        )
+        type_command(shop, "update-options", "--workflow-id", order_id=order.id)
 
-        assert moved.returncode == 0, moved.stderr
         assert (await order.result()).status == OrderStatus.FULFILLED
     assert "Reserved" in fixed.stderr
-    with closing(sqlite3.connect(shop.books)) as books:
-        paid = "SELECT count(*) FROM authorizations WHERE captured_at IS NOT NULL"
-        assert books.execute(paid).fetchall() == [(1,)]
-        assert books.execute("SELECT sum(quantity) FROM holds").fetchall() == [(3,)]
+    assert shop.query("SELECT count(captured_at) FROM authorizations") == [(1,)]
+    assert shop.query("SELECT sum(quantity) FROM holds") == [(3,)]
 
 
 def another_wait(shop: Shop) -> Shop:
@@ -169,21 +139,15 @@ def another_wait(shop: Shop) -> Shop:
     return shop.with_change("workflow.py", WAIT, f"{WAIT}            await workflow.sleep(0.5)\n")
 
 
-async def none_without_version(shop: Shop) -> bool:
-    count = await asyncio.to_thread(type_command, shop, "count", "Version IS NULL")
-    return count == "Total: 0\n"
-
-
 async def test_orders_that_rest_when_versions_begin_are_found_and_end_on_the_first(
     shop: Shop, dev_server: Client
 ) -> None:
-    with shop.worker("--build-id", "v1", "--pid-file", "v1.pid"):
+    with version(shop, "v1"):
         with shop.worker():
             resting = await waiting(dev_server, shop, 3)
             await make_current(dev_server, shop, "v1")
-        type_command(shop, "update-options", "Version IS NULL")
-        await until(partial(none_without_version, shop), "all orders to have a version")
-        with another_wait(shop).worker("--build-id", "v2", "--pid-file", "v2.pid"):
+        pin_resting_orders(shop)
+        with version(another_wait(shop), "v2"):
             await make_current(dev_server, shop, "v2")
             for order in resting:
                 await order.signal(OrderWorkflow.approve_order, APPROVED)
@@ -194,51 +158,47 @@ async def test_orders_that_rest_when_versions_begin_are_found_and_end_on_the_fir
 async def test_an_order_that_hangs_on_a_wrong_version_is_found_and_reset(
     shop: Shop, dev_server: Client
 ) -> None:
-    async def found() -> str:
-        return await asyncio.to_thread(type_command, shop, "uv run signals.py pending")
-
-    with shop.worker("--build-id", "v1", "--pid-file", "v1.pid"):
+    with version(shop, "v1"):
         await make_current(dev_server, shop, "v1")
         order, _ = await waiting(dev_server, shop, 2)
-        with another_wait(shop).worker("--build-id", "v2", "--pid-file", "v2.pid"):
+        with version(another_wait(shop), "v2"):
             await make_current(dev_server, shop, "v2")
             type_command(shop, "update-options", "--workflow-id", order_id=order.id)
             await order.signal(OrderWorkflow.approve_order, APPROVED)
 
             # It took the timer of its wait for the pause: no step, no error.
-            assert (await until(found, "the order to be found")) == f"{order.id}\tapproved\n"
+            found = type_command(shop, "uv run signals.py pending")
+            assert found == f"{order.id}\t{APPROVED.message}\n"
             assert "WORKFLOW_TASK_FAILED" not in await events(order)
 
             type_command(shop, "reset --workflow-id", order_id=order.id)
             again = dev_server.get_workflow_handle_for(OrderWorkflow.run, order.id)
             assert (await again.result()).status == OrderStatus.FULFILLED
-    with closing(sqlite3.connect(shop.books)) as books:
-        # The order's payment, reservation and delivery; the other one's payment and reservation.
-        assert books.execute("SELECT count(*) FROM ledger").fetchall() == [(5,)]
+    # The order's payment, reservation and delivery; the other one's payment and reservation.
+    assert shop.query("SELECT count(*) FROM ledger") == [(5,)]
 
 
 async def test_orders_whose_version_has_no_worker_go_back_to_workers_without_a_version(
     shop: Shop, dev_server: Client
 ) -> None:
     with shop.worker():
-        with shop.worker("--build-id", "v1", "--pid-file", "v1.pid"):
+        with version(shop, "v1"):
             await make_current(dev_server, shop, "v1")
         order = await place(dev_server, shop.task_queue, listed=True)
 
         type_command(shop, "set-current-version", "--unversioned")
 
-        await until_listed(dev_server, shop.task_queue, 1)
+        await until_listed(dev_server, f"{WAITING}'{shop.task_queue}'")
         assert await versions(order) == {""}
 
 
 async def test_the_version_that_lacks_a_worker_is_named(shop: Shop, dev_server: Client) -> None:
     with shop.worker():
         [pinned] = await waiting(dev_server, shop, 1)
-    with shop.worker("--build-id", "v1"):
+    with version(shop, "v1"):
         await make_current(dev_server, shop, "v1")
         [begun] = await waiting(dev_server, shop, 1, of=2)
-        type_command(shop, "update-options", "Version IS NULL")
-        await until(partial(none_without_version, shop), "all orders to have a version")
+        pin_resting_orders(shop)
     with shop.worker():
         asked = shop.run("signals.py", "status", pinned.id, begun.id)
 

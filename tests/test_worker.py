@@ -6,13 +6,11 @@ import signal
 import pytest
 from temporalio.client import Client
 
-from order_fulfillment.shared import ApprovalDecision, OrderStatus
+from order_fulfillment.shared import OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop, one_line
-from tests.history import DELIVERED, create_worker, events, place, until, until_status
+from tests.history import APPROVED, DELIVERED, create_worker, events, place, until, until_status
 from tests.script import wait_until
-
-APPROVED = ApprovalDecision(approved=True)
 
 
 async def test_a_workflow_bug_is_told_and_recovered_from(shop: Shop, dev_server: Client) -> None:

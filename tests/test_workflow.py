@@ -11,22 +11,24 @@ from uuid import uuid4
 import pytest
 from temporalio import activity
 from temporalio.api.sdk.v1 import WorkflowMetadata
-from temporalio.client import Client, WorkflowFailureError
-from temporalio.exceptions import ActivityError, ApplicationError, CancelledError
+from temporalio.client import Client
+from temporalio.exceptions import ApplicationError, CancelledError
 
 from order_fulfillment.shared import ApprovalDecision, OrderStatus, ReservationRequest
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop
 from tests.history import (
+    APPROVED,
     DELIVERED,
     EXPIRED_CARD,
+    REJECTED,
     UNDELIVERED,
-    OrderHandle,
     SlowDelivery,
     attempts,
     create_worker,
     details,
     events,
+    failure_of,
     place,
     steps,
     until_event,
@@ -34,20 +36,6 @@ from tests.history import (
     worker_with,
 )
 from tests.record_histories import MALFORMED
-
-APPROVED = ApprovalDecision(True, "Approved instantly")
-REJECTED = ApprovalDecision(False, "Too risky")
-
-
-async def failure_of(order: OrderHandle) -> ApplicationError | CancelledError:
-    """The error that made an activity, and with it the order, fail; or the cancellation."""
-    with pytest.raises(WorkflowFailureError) as failed:
-        await order.result()
-    cause: BaseException | None = failed.value.cause
-    if isinstance(cause, ActivityError):
-        cause = cause.cause
-    assert isinstance(cause, ApplicationError | CancelledError)
-    return cause
 
 
 @pytest.fixture
@@ -136,7 +124,7 @@ async def test_of_two_early_decisions_the_first_counts_and_no_timer_is_started(
         assert "TIMER_STARTED" not in await events(order)
 
 
-async def test_a_malformed_signal_decides_nothing_and_is_logged(
+async def test_a_signal_needs_no_python_and_a_malformed_one_decides_nothing_and_is_logged(
     shop: Shop, dev_server: Client
 ) -> None:
     wrong_types: list[list[Any]] = [[None], [{"note": "no verdict"}], [{"approved": "false"}]]
@@ -147,23 +135,12 @@ async def test_a_malformed_signal_decides_nothing_and_is_logged(
     with shop.worker() as worker:
         await until_status(order, OrderStatus.AWAITING_APPROVAL)
         assert await order.query(OrderWorkflow.approval_message) is None
-        await order.signal("approve_order", {"approved": True})
-        assert (await order.result()).message == "approved"
+        await order.signal("approve_order", {"approved": False, "note": "by CLI", "since": "v2"})
+        assert (await order.result()).message == "rejected: by CLI"
 
     refused = [line for line in worker.stderr.splitlines() if f" {order.id}: " in line]
     dropped = [line for line in refused if "dropping the signal" in line or "Ignored" in line]
     assert len(dropped) == len(malformed)
-
-
-async def test_the_signal_needs_no_knowledge_of_python(
-    time_skipping_server: Client, task_queue: str
-) -> None:
-    async with create_worker(time_skipping_server, task_queue):
-        order = await place(time_skipping_server, task_queue)
-
-        await order.signal("approve_order", {"approved": False, "note": "by CLI", "since": "v2"})
-
-        assert (await order.result()).message == "rejected: by CLI"
 
 
 @pytest.mark.parametrize(
