@@ -50,16 +50,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
-DEV_SERVER_SETTINGS = [
-    "--output=none",  # Its banner would come between the lines of the benchmark's report.
-    # By default an idle dev server takes up to 50 ms to hand out each task.
-    "--dynamic-config-value=history.transferProcessorMaxPollRPS=10000",
-    # By default it takes minutes until it counts a version without orders as drained.
-    '--dynamic-config-value=matching.wv.VersionDrainageStatusVisibilityGracePeriod="5s"',
-    '--dynamic-config-value=matching.wv.VersionDrainageStatusRefreshInterval="5s"',
-]
-
-
 def clean_environment() -> dict[str, str]:
     """The environment without the developer's own Temporal settings and profile file."""
     environment = {
@@ -212,7 +202,15 @@ async def start_dev_server(*attributes: SearchAttributeKey[Any]) -> WorkflowEnvi
         dev_server_existing_path=shutil.which("temporal"),
         dev_server_log_level="error",
         search_attributes=attributes,
-        dev_server_extra_args=[*DEV_SERVER_SETTINGS, "--http-port", str(port + 1000)],
+        dev_server_extra_args=[
+            *("--http-port", str(port + 1000)),
+            "--output=none",  # Its banner would come between the lines of the benchmark's report.
+            # By default an idle dev server takes up to 50 ms to hand out each task.
+            "--dynamic-config-value=history.transferProcessorMaxPollRPS=10000",
+            # By default it takes minutes until it counts a version without orders as drained.
+            '--dynamic-config-value=matching.wv.VersionDrainageStatusVisibilityGracePeriod="5s"',
+            '--dynamic-config-value=matching.wv.VersionDrainageStatusRefreshInterval="5s"',
+        ],
     )
 
 

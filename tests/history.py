@@ -43,8 +43,6 @@ REJECTED = ApprovalDecision(False, "Too risky")
 # The steps of an order. A new step is named here, and in no other test.
 DELIVERED = ["process_payment", "reserve_inventory", "deliver_order"]
 UNDELIVERED = ["process_payment", "reserve_inventory"]
-# In Temporal's lists; the task queue follows.
-WAITING = "OrderStatus = 'AWAITING_APPROVAL' AND TaskQueue = "
 
 FOLDER = TemporaryDirectory()
 EXECUTOR = ThreadPoolExecutor(10)
@@ -126,6 +124,11 @@ async def until_status(handle: OrderHandle, status: OrderStatus) -> None:
         return await handle.query(OrderWorkflow.status) == status
 
     await until(reached, status)
+
+
+def waiting_in(task_queue: str) -> str:
+    """The query for a task queue's orders that wait for a decision."""
+    return f"TaskQueue = '{task_queue}' AND OrderStatus = 'AWAITING_APPROVAL'"
 
 
 async def until_listed(client: Client, query: str, number: int = 1) -> None:

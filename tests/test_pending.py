@@ -7,7 +7,7 @@ from uuid import uuid4
 from temporalio.client import Client
 
 from tests.conftest import Shop
-from tests.history import WAITING, place, until_listed
+from tests.history import place, until_listed, waiting_in
 
 
 def pending(shop: Shop, *arguments: str) -> list[list[str]]:
@@ -32,7 +32,7 @@ async def test_a_crowd_is_listed_and_decided_about_even_if_nobody_reads_the_outp
         (shop.folder / "crowd.jsonl").write_text("\n".join(map(json.dumps, lines)))
         started = shop.run("starter.py", "--file", "crowd.jsonl", "--approval-timeout", "100")
         waiting = [order_id for order_id in started.stdout.split() if order_id[:5] == "order"]
-        await until_listed(dev_server, f"{WAITING}'{shop.task_queue}'", 5)
+        await until_listed(dev_server, waiting_in(shop.task_queue), 5)
     # The list needs no worker.
     found = pending(shop)
     with shop.worker():

@@ -13,7 +13,7 @@ from order_fulfillment.orders import OrderHandle
 from order_fulfillment.shared import OrderItem, OrderStatus
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop
-from tests.history import APPROVED, WAITING, details, events, place, until, until_listed
+from tests.history import APPROVED, details, events, place, until, until_listed, waiting_in
 from tests.page import type_command
 from tests.script import Script, wait_until
 
@@ -67,7 +67,7 @@ async def waiting(
         await place(client, shop.task_queue, listed=True, approval_timeout=600)
         for _ in range(number)
     ]
-    await until_listed(client, f"{WAITING}'{shop.task_queue}'", of or number)
+    await until_listed(client, waiting_in(shop.task_queue), of or number)
     return orders
 
 
@@ -188,7 +188,7 @@ async def test_orders_whose_version_has_no_worker_go_back_to_workers_without_a_v
 
         type_command(shop, "set-current-version", "--unversioned")
 
-        await until_listed(dev_server, f"{WAITING}'{shop.task_queue}'")
+        await until_listed(dev_server, waiting_in(shop.task_queue))
         assert await versions(order) == {""}
 
 
