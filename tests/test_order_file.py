@@ -58,7 +58,6 @@ def test_what_real_exports_have_is_no_mistake(tmp_path: Path) -> None:
         (b"{", "not JSON at character 2: Expecting property name"),
         (b'{"customer_name": "caf\xe9"}', "'utf-8' codec can't decode"),
         (b"NaN", "order: NaN is not an object"),
-        ([], "order: [] is not an object"),
         ({"costumer_name": "Ada"}, "costumer_name: no such field; there are: order_id, customer"),
         ({"approval_above_cents": 10**11}, "approval_above_cents: no such field"),
         ({"customer_name": 5}, "customer_name: 5 is not text"),
