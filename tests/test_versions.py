@@ -1,6 +1,7 @@
 """A new version of the workflow while orders wait: Worker Versioning, on a real server."""
 
 import asyncio
+import re
 from contextlib import AbstractContextManager
 from uuid import uuid4
 
@@ -101,7 +102,7 @@ async def test_each_order_ends_on_the_version_on_which_it_began(
 
             def drained() -> bool:
                 describe = ("worker", "deployment", "describe", "--name", shop.task_queue)
-                return "drained" in shop.temporal(*describe).stdout
+                return bool(re.search(" v1 +drained ", shop.temporal(*describe).stdout))
 
             await asyncio.to_thread(wait_until, drained, "version 1 to be drained")
 
