@@ -28,43 +28,39 @@ def parse(line: bytes, defaults: Order) -> tuple[str | None, Order]:
         value = json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"not JSON at character {error.pos + 1}: {error.msg}") from None
-    fields = _object("", value, "order_id", "customer_name", "items", "card")
-    order_id, items, card = fields.get("order_id"), defaults.items, defaults.card
-    if order_id is not None and not _typed("order_id", order_id, str):
+    fields = _object("", value, order_id=str, customer_name=str, items=list, card=dict)
+    order_id = fields.pop("order_id", None)
+    if order_id == "":
         raise ValueError("order_id: empty")
     if "items" in fields:
-        listed = enumerate(_typed("items", fields["items"], list))
-        items = [_item(f"items.{number}.", each) for number, each in listed]
+        fields["items"] = [_item(f"items.{n}.", item) for n, item in enumerate(fields["items"])]
     if "card" in fields:
-        given = _object("card.", fields["card"], "token", "expiry")
-        card = replace(card, **{name: _typed(f"card.{name}", given[name], str) for name in given})
-    name = _typed("customer_name", fields.get("customer_name", defaults.customer_name), str)
-    order = replace(defaults, customer_name=name, items=items, card=card)
+        card = _object("card.", fields["card"], token=str, expiry=str)
+        fields["card"] = replace(defaults.card, **card)
+    order = replace(defaults, **fields)
     order.check()
     return order_id, order
 
 
 def _item(path: str, value: object) -> OrderItem:
-    fields = _object(path, value, "sku", "quantity", "unit_price_cents")
+    fields = _object(path, value, sku=str, quantity=int, unit_price_cents=int)
     sku = _typed(f"{path}sku", fields.get("sku"), str)
     price = fields.get("unit_price_cents", CATALOGUE.get(sku))
     if price is None:
         raise ValueError(f"{path}unit_price_cents: missing, and the catalogue has no {sku!r}")
-    quantity = _typed(f"{path}quantity", fields.get("quantity", 1), int)
-    return OrderItem(sku, quantity, _typed(f"{path}unit_price_cents", price, int))
+    return OrderItem(sku, fields.get("quantity", 1), price)
 
 
-def _object(path: str, value: object, *names: str) -> dict[str, Any]:
+def _object(path: str, value: object, **kinds: type) -> dict[str, Any]:
     fields = _typed(path.rstrip(".") or "order", value, dict)
-    if unknown := fields.keys() - names:
-        raise ValueError(f"{path}{min(unknown)}: no such field; there are: {', '.join(names)}")
-    return fields
+    if unknown := fields.keys() - kinds:
+        raise ValueError(f"{path}{min(unknown)}: no such field; there are: {', '.join(kinds)}")
+    return {name: _typed(f"{path}{name}", each, kinds[name]) for name, each in fields.items()}
 
 
-def _typed[T](field: str, value: Any, kind: type[T]) -> T:
+def _typed(field: str, value: object, kind: type) -> Any:
     if type(value) is not kind:  # For `isinstance`, true would be a number.
         raise ValueError(f"{field}: {json.dumps(value):.50} is not {KINDS[kind]}")
     if isinstance(value, str):
         value.encode()  # ValueError for half a surrogate pair, which no database takes.
-    checked: T = value
-    return checked
+    return value
