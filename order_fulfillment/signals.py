@@ -85,22 +85,20 @@ async def answer_all(arguments: argparse.Namespace) -> int:
     """Do with each order as the verb says, and return the exit code."""
     client = await connect()
     several = len(arguments.ids) > 1
-    failed = []
 
-    async def answer_one(order_id: str) -> None:
+    async def answer_one(order_id: str) -> int:
         prefix = f"{order_id}: " if several else ""
         handle = client.get_workflow_handle_for(OrderWorkflow.run, order_id)
         try:
             text = await answer(handle, arguments, lambda news: cli.print_message(prefix + news))
         except (OrderError, TemporalError) as error:
             cli.print_message(f"error: {prefix}{orders.explain(order_id, error)}")
-            failed.append(order_id)
-        else:
-            if text:
-                cli.print_result(*([order_id] if several else []), text)
+            return 1
+        if text:
+            cli.print_result(*([order_id] if several else []), text)
+        return 0
 
-    await cli.side_by_side(answer_one, dict.fromkeys(arguments.ids))
-    return 1 if failed else 0
+    return max(await cli.side_by_side(answer_one, dict.fromkeys(arguments.ids)))
 
 
 async def list_pending() -> int:

@@ -96,9 +96,8 @@ async def start_file(path: str, defaults: Order, wait: bool) -> int:
 
 async def wait_for(handles: list[orders.OrderHandle]) -> int:
     """Print the results of orders, and return how many ended without one."""
-    ended = Counter[str]()
 
-    async def finish(handle: orders.OrderHandle) -> None:
+    async def finish(handle: orders.OrderHandle) -> str:
         told: list[str] = []
 
         def report(news: str) -> None:
@@ -109,13 +108,12 @@ async def wait_for(handles: list[orders.OrderHandle]) -> int:
         try:
             result = await orders.result(handle, report)
         except TemporalError as error:
-            ended["without a result"] += 1
             cli.print_message(f"error: {orders.explain(handle.id, error)}")
-        else:
-            ended[result.status] += 1
-            cli.print_result(json.dumps(asdict(result)))
+            return "without a result"
+        cli.print_result(json.dumps(asdict(result)))
+        return result.status
 
-    await cli.side_by_side(finish, handles)
+    ended = Counter(await cli.side_by_side(finish, handles))
     cli.print_message(", ".join(f"{count} {status}" for status, count in ended.items()))
     return ended["without a result"]
 

@@ -38,20 +38,15 @@ def print_message(line: str) -> None:
     print_result(line, file=sys.stderr)
 
 
-async def side_by_side[T](act: Callable[[T], Awaitable[object]], items: Iterable[T]) -> None:
-    """Act on all items, on fifty at once, up to the first error."""
+async def side_by_side[T, R](act: Callable[[T], Awaitable[R]], items: Iterable[T]) -> list[R]:
+    """Act on all items, on fifty at once, and return the answers; the first error ends it."""
     free = asyncio.Semaphore(50)  # So many calls a server answers in time.
 
-    async def act_on(item: T) -> None:
+    async def act_on(item: T) -> R:
         async with free:
-            await act(item)
+            return await act(item)
 
-    try:
-        async with asyncio.TaskGroup() as group:
-            for item in items:
-                group.create_task(act_on(item))
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
+    return await asyncio.gather(*map(act_on, items))
 
 
 def run(
