@@ -69,19 +69,16 @@ async def ensure_search_attributes(client: Client, report: Report) -> bool:
     """Create the search attributes unless the namespace has them; report it if that cannot be."""
     keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
     attributes = {ORDER_STATUS.name: keyword, CUSTOMER.name: keyword}
+    request = AddSearchAttributesRequest(namespace=client.namespace, search_attributes=attributes)
     try:
         with suppress(RPCError):  # A server refuses to count by an attribute that it lacks.
             await client.count_workflows(" AND ".join(f"{name} = ''" for name in attributes))
             return True
-        await client.operator_service.add_search_attributes(
-            AddSearchAttributesRequest(namespace=client.namespace, search_attributes=attributes)
-        )
+        await client.operator_service.add_search_attributes(request)
     except RPCError as error:
         create = "temporal operator search-attribute create --type Keyword --name"
-        report(
-            f"orders are not searchable: {error}; to change that, type "
-            f"{create} {ORDER_STATUS.name} and {create} {CUSTOMER.name}"
-        )
+        commands = " and ".join(f"{create} {name}" for name in attributes)
+        report(f"orders are not searchable: {error}; to change that, type {commands}")
         return False
     return True
 
@@ -103,43 +100,37 @@ def failed_attempts(description: WorkflowExecutionDescription) -> Iterator[str]:
 
 
 async def result(handle: OrderHandle, report: Report) -> OrderResult:
-    """Wait until an order has ended, and report what it waits for.
-
-    Raises:
-        WorkflowFailureError: when the order ended without a result.
-    """
+    """Report what an order waits for until it ends; WorkflowFailureError without a result."""
     told, began = set[str](), datetime.now(UTC)
+
+    def tell(news: str) -> None:
+        # The hint after the semicolon may change while the news stays the same.
+        if (beginning := news.partition(";")[0]) not in told:
+            report(news)
+            told.add(beginning)
+
     # `handle.result()` would wait, too, but fails when the server restarts or the order is reset.
     while True:
         try:
             description = await describe(handle)
             if description.status != WorkflowExecutionStatus.RUNNING:
                 return await handle.result()
-            news = [line async for line in _news(handle, description, began)]
+            for failed in failed_attempts(description):
+                tell(failed)
+            status = description.typed_search_attributes.get(ORDER_STATUS)
+            task = description.raw_description.pending_workflow_task
+            if task.attempt:  # A workflow task takes milliseconds, if a worker is there.
+                since = max(began, task.scheduled_time.ToDatetime(UTC))
+                if datetime.now(UTC) - since > timedelta(seconds=PATIENCE_SECONDS):
+                    tell(f"still waiting: {await _obstacle(handle, description)}")
+            elif status == OrderStatus.AWAITING_APPROVAL:
+                approve = command("signals.py", "approve", handle.id)
+                tell(f"it waits for a decision; approve it: {approve}")
         except RPCError as error:
             if error.status not in UNANSWERED:
                 raise
-            news = [f"still waiting: {explain_call(error)}"]
-        for line in news:
-            # The hint after the semicolon may change while the news stays the same.
-            if (beginning := line.partition(";")[0]) not in told:
-                report(line)
-                told.add(beginning)
+            tell(f"still waiting: {explain_call(error)}")
         await asyncio.sleep(0.5)  # A longer pause would miss the first failed attempt.
-
-
-async def _news(
-    handle: OrderHandle, description: WorkflowExecutionDescription, began: datetime
-) -> AsyncIterator[str]:
-    for failed in failed_attempts(description):
-        yield failed
-    task = description.raw_description.pending_workflow_task
-    if task.attempt:  # A workflow task takes milliseconds, if a worker is there.
-        since = max(began, task.scheduled_time.ToDatetime(UTC))
-        if datetime.now(UTC) - since > timedelta(seconds=PATIENCE_SECONDS):
-            yield f"still waiting: {await _obstacle(handle, description)}"
-    elif description.typed_search_attributes.get(ORDER_STATUS) == OrderStatus.AWAITING_APPROVAL:
-        yield f"it waits for a decision; approve it: {command('signals.py', 'approve', handle.id)}"
 
 
 @asynccontextmanager

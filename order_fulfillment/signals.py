@@ -67,10 +67,9 @@ async def status(handle: OrderHandle, report: Report) -> str:
 async def answer(handle: OrderHandle, arguments: argparse.Namespace, report: Report) -> str:
     """Do with one order as the verb says."""
     match arguments.verb:
-        case "approve" | "reject":
-            approved = arguments.verb == "approve"
+        case "approve" | "reject" as verb:
             by = arguments.by or getpass.getuser()
-            decision = ApprovalDecision(approved, arguments.note, by)
+            decision = ApprovalDecision(verb == "approve", arguments.note, by)
             return await decide(handle, decision, report)
         case "status":
             return await status(handle, report)
@@ -108,8 +107,7 @@ async def list_pending() -> int:
         return 1
     waiting = f"TaskQueue = '{TASK_QUEUE}' AND OrderStatus = 'AWAITING_APPROVAL'"
     listed = client.list_workflows(f"{waiting} AND ExecutionStatus = 'Running'")
-    oldest_first = sorted([each async for each in listed], key=lambda each: each.start_time)
-    for order in oldest_first:
+    for order in sorted([each async for each in listed], key=lambda each: each.start_time):
         memo = await order.memo()
         started = f"{order.start_time:%Y-%m-%dT%H:%M:%SZ}"
         cli.print_result(order.id, memo.get("customer", "?"), memo.get("total", "?"), started)

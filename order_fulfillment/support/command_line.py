@@ -55,6 +55,7 @@ def run(
     explain: Callable[[Exception], str] = explain_call,
 ) -> Never:
     """Run a script, and leave with its exit code, or after an error or Ctrl-C with one line."""
+    exit_code = 1
     try:
         exit_code = asyncio.run(script) or 0
     except (KeyboardInterrupt, asyncio.CancelledError):
@@ -62,10 +63,8 @@ def run(
         exit_code = 130
     except (TemporalError, OSError) as error:
         print_message(f"error: {explain(error)}")
-        exit_code = 1
     except Exception:  # noqa: BLE001 (a bug of ours: the only thing that shows a traceback)
         traceback.print_exc()
-        exit_code = 1
     # While the interpreter shuts down, threads of the SDK's Rust core sometimes crash it
     # (temporalio/sdk-python issue 300). `_exit` leaves without that.
     os._exit(exit_code)
