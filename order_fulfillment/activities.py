@@ -44,11 +44,9 @@ class OrderActivities:
         """
         attempt = activity.info().attempt
         if attempt <= request.outage_attempts:
-            raise ApplicationError(
-                "the inventory service is down",
-                type="InventoryUnavailableError",
-                non_retryable=attempt >= LAST_OUTAGE_ATTEMPT,
-            )
+            down = "the inventory service is down"
+            last = attempt >= LAST_OUTAGE_ATTEMPT
+            raise ApplicationError(down, type="InventoryUnavailableError", non_retryable=last)
         quantities = Counter[str]()
         for sku, pieces in request.quantities.items():
             # Scenario 7, a web shop sends SKUs that end in @@@: uncomment this, restart the worker.

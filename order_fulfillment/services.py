@@ -118,16 +118,14 @@ class ShopServices:
             if amount_cents < 1:
                 raise PaymentValidationError(f"cannot take {amount_cents} cents")
             try:
-                expiry = parse_card_expiry(card.expiry)
+                if (now.year, now.month) > parse_card_expiry(card.expiry):
+                    raise PaymentValidationError(f"the card expired at the end of {card.expiry}")
             except ValueError as error:
                 raise PaymentValidationError(str(error)) from None
-            if (now.year, now.month) > expiry:
-                raise PaymentValidationError(f"the card expired at the end of {card.expiry}")
             reference = f"auth-{token_hex(6)}"
-            books.execute(
-                "INSERT INTO authorizations VALUES (?, ?, ?, 'USD', ?, NULL)",
-                (key, reference, amount_cents, str(now + timedelta(seconds=lapses_after))),
-            )
+            lapses_at = str(now + timedelta(seconds=lapses_after))
+            insert = "INSERT INTO authorizations VALUES (?, ?, ?, 'USD', ?, NULL)"
+            books.execute(insert, (key, reference, amount_cents, lapses_at))
             return reference
 
     def hold(self, key: str, quantities: dict[str, int], lapses_after: float) -> str:
@@ -145,10 +143,8 @@ class ShopServices:
                     raise OutOfStockError(f"{wanted} {sku} wanted, {available[0]} available")
             reference = f"hold-{token_hex(6)}"
             lapses_at = str(now + timedelta(seconds=lapses_after))
-            books.executemany(
-                "INSERT INTO holds VALUES (?, ?, ?, ?, ?, NULL)",
-                [(key, *item, reference, lapses_at) for item in quantities.items()],
-            )
+            rows = [(key, *item, reference, lapses_at) for item in quantities.items()]
+            books.executemany("INSERT INTO holds VALUES (?, ?, ?, ?, ?, NULL)", rows)
             return reference
 
     def deliver(self, key: str, authorization: str, hold: str) -> str:
@@ -166,11 +162,9 @@ class ShopServices:
                 take = f"UPDATE {table} SET {taken_at} = ? WHERE {free}"
                 if books.execute(take, (now, reference, now)).rowcount == 0:
                     raise LapsedError(f"{reference} has lapsed, or is not in these books")
-            books.execute(
-                "UPDATE stock SET on_hand = on_hand - quantity FROM holds "
-                "WHERE stock.sku = holds.sku AND reference = ?",
-                (hold,),
-            )
+            held = "stock.sku = holds.sku AND reference = ?"
+            ship = f"UPDATE stock SET on_hand = on_hand - quantity FROM holds WHERE {held}"
+            books.execute(ship, (hold,))
             tracking_number = f"track-{token_hex(6)}"
             books.execute("INSERT INTO shipments VALUES (?, ?)", (key, tracking_number))
             return tracking_number

@@ -163,8 +163,7 @@ def dollars(cents: int) -> str:
 
 def parse_card_expiry(card_expiry: str) -> tuple[int, int]:
     """Year and month of an MM/YY expiry; ValueError when it is none."""
-    match = re.fullmatch(r"(0[1-9]|1[0-2])/([0-9]{2})", card_expiry)
-    if match is None:
+    if not (match := re.fullmatch(r"(0[1-9]|1[0-2])/([0-9]{2})", card_expiry)):
         raise ValueError(f"card.expiry: {card_expiry!r} is not of the form MM/YY")
     return 2000 + int(match[2]), int(match[1])
 
