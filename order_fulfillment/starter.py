@@ -17,6 +17,7 @@ from temporalio.service import RPCError, RPCStatusCode
 
 from order_fulfillment import order_file, orders
 from order_fulfillment.activities import LAST_OUTAGE_ATTEMPT
+from order_fulfillment.orders import OrderHandle
 from order_fulfillment.shared import TASK_QUEUE, Card, Order, OrderItem
 from order_fulfillment.support import command_line as cli
 from order_fulfillment.support.connection import connect
@@ -25,9 +26,7 @@ from order_fulfillment.workflow import OrderWorkflow
 ITEMS = [OrderItem("temporal-tshirt", 1, 23_00), OrderItem("temporal-mug", 2, 12_00)]
 
 
-async def start(
-    client: Client, order_id: str, order: Order, searchable: bool
-) -> orders.OrderHandle:
+async def start(client: Client, order_id: str, order: Order, searchable: bool) -> OrderHandle:
     """Start the workflow of an order, and return a handle that follows it."""
     await client.start_workflow(
         OrderWorkflow.run,
@@ -66,7 +65,7 @@ async def start_file(path: str, defaults: Order, wait: bool) -> int:
     lines = await loop.run_in_executor(ThreadPoolExecutor(1), order_file.read, path)
     client = await connect()
     searchable = await orders.ensure_search_attributes(client, cli.print_message)
-    started: list[orders.OrderHandle] = []
+    started: list[OrderHandle] = []
     counts = Counter({"started": 0, "existed already": 0, "invalid": 0})
 
     async def start_next(numbered_line: tuple[int, bytes]) -> None:
@@ -94,10 +93,10 @@ async def start_file(path: str, defaults: Order, wait: bool) -> int:
     return 1 if failed or counts["invalid"] else 0
 
 
-async def wait_for(handles: list[orders.OrderHandle]) -> int:
+async def wait_for(handles: list[OrderHandle]) -> int:
     """Print the results of orders, and return how many ended without one."""
 
-    async def finish(handle: orders.OrderHandle) -> str:
+    async def finish(handle: OrderHandle) -> str:
         told: list[str] = []
 
         def report(news: str) -> None:

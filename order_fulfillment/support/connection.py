@@ -27,9 +27,8 @@ def explain_call(error: Exception) -> str:
 async def connect(runtime: Runtime | None = None) -> Client:
     """Connect as Temporal's environment configuration says.
 
-    Raises:
-        ConnectionError: when no Temporal server answers in time.
-        OSError: when the configuration cannot be read, or the server refuses it.
+    ConnectionError when no server answers in time. OSError when the configuration cannot be read,
+    or the server refuses it.
     """
     try:
         config = ClientConfig.load_client_connect_config()
