@@ -21,7 +21,6 @@ from tempfile import TemporaryDirectory
 from urllib.parse import quote
 
 from rich.console import Console
-from rich.style import Style
 from rich.table import Table
 from rich.text import Text
 from temporalio.client import Client
@@ -35,6 +34,11 @@ from order_fulfillment.workflow import ORDER_STATUS
 
 PACKAGE = Path(__file__).resolve().parent
 README = PACKAGE.parent / "README.md"
+START_SERVER = """\
+uv run temporal server start-dev --port PORT > server.log 2>&1 &
+until uv run temporal operator cluster health > health.log 2>&1 || ! kill -0 $!; do sleep 0.1; done
+cat server.log
+"""
 START_WORKER = """\
 uv run worker.py >> worker.log 2>&1 &
 until [ -s worker.pid ] || ! kill -0 $!; do sleep 0.1; done
@@ -157,14 +161,7 @@ class Shell:
         settings = ClientConfig.load_client_connect_config()
         host, _, port = settings.get("target_host", "localhost:7233").rpartition(":")
         if host in ("localhost", "127.0.0.1"):
-            await self.type(f"uv run temporal server start-dev --port {port} > server.log 2>&1 &\n")
-            with console.status("waiting for the server"), suppress(TimeoutError):
-                async with asyncio.timeout(10):
-                    while True:
-                        await asyncio.sleep(0.1)
-                        with suppress(ConnectionError):
-                            return await connect()
-            console.print((self.copy / "server.log").read_text(), style="red")
+            await self.type(START_SERVER.replace("PORT", port))
         return await connect()
 
     async def keep(self, client: Client, link: str) -> None:
@@ -244,9 +241,9 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
                 if len(new) == 1:
                     label, page = new[0].id, f"{web_ui}/{new[0].id}"
                     link = f"{page}/{new[0].run_id}/timeline?sort=ascending"
-                console.print(Text(page, Style(link=link)), soft_wrap=True)
+                console.print(Text(page, f"link {link}"), soft_wrap=True)
                 mark, style = ("✓", "green") if good else ("✗", "red")
-                order = Text(label, Style(link=link))
+                order = Text(label, f"link {link}")
                 table.add_row(mark, heading, order, ", ".join(sorted(statuses)), style=style)
             await shell.wait_for_enter("Enter shows the outcomes. ")
             console.print("", table, "")
