@@ -1,7 +1,8 @@
 """Plays the scenarios of README.md as they stand there: `uv run demo.py`.
 
 A scenario is a section with a number: perhaps an introduction, blocks of bash with commands, blocks
-of text with lines of their output, and at the end a paragraph that begins with "Notice: ".
+of text with lines of their output, and at the end a paragraph that begins with "Notice: ". With
+--keep the demo plays the end of docs/presenting.md, too.
 """
 
 import asyncio
@@ -34,6 +35,7 @@ from order_fulfillment.workflow import ORDER_STATUS
 
 PACKAGE = Path(__file__).resolve().parent
 README = PACKAGE.parent / "README.md"
+PRESENTING = PACKAGE.parent / "docs" / "presenting.md"
 START_SERVER = """\
 uv run temporal server start-dev --port PORT > server.log 2>&1 &
 until uv run temporal operator cluster health > health.log 2>&1 || ! kill -0 $!; do sleep 0.1; done
@@ -44,27 +46,6 @@ uv run worker.py >> worker.log 2>&1 &
 until [ -s worker.pid ] || ! kill -0 $!; do sleep 0.1; done
 """
 DONE = "this command is done"
-
-# Scenario 6's bug is for one customer here, so that one worker serves all three orders.
-KEEP = r"""sed -i.bak '/raise RuntimeError/s/# /if order.customer_name == "Unlucky": /' workflow.py
-kill "$(cat worker.pid)"; uv run worker.py >> worker.log 2>&1 &
-uv run starter.py --workflow-id waits-KEY --approval-timeout 86400
-echo '{"order_id": "tries-KEY", "items": [{"sku": "temporal-mug@@@", "unit_price_cents": 1200}]}' > order.jsonl
-uv run starter.py --file order.jsonl --approval-timeout 86400
-uv run starter.py "Unlucky" --workflow-id stuck-KEY --approval-timeout 86400
-uv run signals.py status waits-KEY tries-KEY stuck-KEY
-"""
-KEPT = """
-Until Ctrl-C they stay as they are. Try in another terminal:
-
-export {variables}
-cd {folder}
-(uv run signals.py approve waits-{key} --by grace & uv run signals.py reject waits-{key} --by bob; wait)
-mv workflow.py.bak workflow.py; sed -i.bak '/removesuffix/s/# //' activities.py
-kill "$(cat worker.pid)"; uv run temporal workflow reset -t LastWorkflowTask --reason fixed -w stuck-{key}
-uv run worker.py >> worker.log 2>&1 &
-uv run signals.py approve tries-{key} stuck-{key}
-"""
 
 console = Console(highlight=False, markup=False, emoji=False)
 
@@ -166,15 +147,15 @@ class Shell:
 
     async def keep(self, client: Client, link: str) -> None:
         """Leave an order that waits, one that is retried, and one that is stuck, until Ctrl-C."""
-        if (fixed := self.copy / "activities.py.bak").exists():  # Scenario 7 was played.
-            fixed.rename(self.copy / "activities.py")
+        page = PRESENTING.read_text().replace("KEY", self.key)
+        _, prepare, answer = re.split("^## Orders to .*", page, flags=re.MULTILINE)
         self.pause = False
-        await self.type(KEEP.replace("KEY", self.key))
+        await self.type(blocks(prepare, "bash"))
         self.variables["TEMPORAL_ADDRESS"] = client.service_client.config.target_host
         variables = shlex.join(f"{name}={value}" for name, value in self.variables.items())
-        folder = shlex.quote(str(self.copy))
-        kept = KEPT.format(variables=variables, folder=folder, key=self.key)
-        console.print(kept, link, sep="\n", soft_wrap=True)
+        own = f"export {variables}\ncd {shlex.quote(str(self.copy))}"
+        console.print("\nUntil Ctrl-C they stay as they are. Try in another terminal:\n")
+        console.print(own, blocks(answer, "bash"), link, sep="\n", soft_wrap=True)
         await asyncio.Event().wait()
 
     async def close(self) -> None:
