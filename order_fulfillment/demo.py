@@ -159,19 +159,18 @@ class Shell:
         await asyncio.Event().wait()
 
     async def close(self) -> None:
-        """End what was started: orders, in case the server goes on, and processes."""
-        try:
+        """End what was started: processes, and orders, in case the server goes on."""
+        for group in self._groups:
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
+        with suppress(OSError, ValueError):  # From another terminal, if there is one.
+            os.kill(int((self.copy / "worker.pid").read_text()), signal.SIGKILL)
+        with suppress(OSError, RPCError):
             client = await connect()
             running = f'{self.orders} AND ExecutionStatus="Running"'
             async for order in client.list_workflows(running):
                 with suppress(RPCError):  # It may just have ended.
                     await client.get_workflow_handle(order.id).terminate("the demo has ended")
-        finally:
-            for group in self._groups:
-                with suppress(ProcessLookupError):
-                    os.killpg(group, signal.SIGKILL)
-            with suppress(FileNotFoundError, ProcessLookupError):  # From another terminal.
-                os.kill(int((self.copy / "worker.pid").read_text()), signal.SIGKILL)
 
 
 async def play_scenario(shell: Shell, heading: str, text: str) -> bool:
@@ -232,8 +231,7 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
                 await shell.wait_for_enter("Enter prepares three orders for questions. ")
                 await shell.keep(client, all_orders)
         finally:
-            with suppress(ConnectionError):
-                await shell.close()
+            await shell.close()
     return exit_code
 
 
