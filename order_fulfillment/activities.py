@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from order_fulfillment.services import RefusedError, ServiceError, ShopServices
+from order_fulfillment.services import RefusedError, ShopServices, UnknownItemError
 from order_fulfillment.shared import DeliveryRequest, PaymentRequest, ReservationRequest
 
 LAST_OUTAGE_ATTEMPT = 4
@@ -77,7 +77,7 @@ def service_errors() -> Iterator[None]:
     """Give the errors of the services their Temporal names. A refusal is not retried."""
     try:
         yield
-    except ServiceError as error:
+    except (RefusedError, UnknownItemError) as error:
         raise ApplicationError(
             str(error), type=type(error).__name__, non_retryable=isinstance(error, RefusedError)
         ) from error

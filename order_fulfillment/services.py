@@ -62,11 +62,7 @@ SELECT on_hand - coalesce(
 """The stock on hand, less the goods that are held for others."""
 
 
-class ServiceError(Exception):
-    """A service did not do what it was asked for."""
-
-
-class RefusedError(ServiceError):
+class RefusedError(Exception):
     """A service refuses, and a retry would not help."""
 
 
@@ -82,7 +78,7 @@ class LapsedError(RefusedError):
     """The authorization or the hold has lapsed: the delivery comes too late."""
 
 
-class UnknownItemError(ServiceError):
+class UnknownItemError(Exception):
     """The warehouse does not know an article: the shop that took the order has a bug."""
 
 
