@@ -212,11 +212,10 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
                 await shell.wait_for_enter("Enter goes on. ")
                 good = await play_scenario(shell, heading, text)
                 exit_code = exit_code if good else 1
-                listed = [order async for order in client.list_workflows(shell.orders)]
-                new = [order for order in listed if order.id not in known]
-                known.update(order.id for order in new)
-                ended = [await client.get_workflow_handle(order.id).describe() for order in new]
-                statuses = {order.typed_search_attributes.get(ORDER_STATUS, "") for order in ended}
+                listed = {order.id async for order in client.list_workflows(shell.orders)}
+                new = [await client.get_workflow_handle(each).describe() for each in listed - known]
+                known = listed
+                statuses = {order.typed_search_attributes.get(ORDER_STATUS, "") for order in new}
                 label, page, link = f"{len(new)} orders", all_orders, all_orders
                 if len(new) == 1:
                     label, page = new[0].id, f"{web_ui}/{new[0].id}"

@@ -7,7 +7,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from secrets import token_hex
 
 from temporalio.client import Client
@@ -159,7 +158,7 @@ def main() -> None:
         order_id = arguments.workflow_id or f"order-{token_hex(4)}"
         interrupted += f"; follow it with: {orders.command('signals.py', 'result', order_id)}"
         starting = start_one(order_id, order, arguments.wait_result)
-        cli.run(starting, interrupted, explain=partial(orders.explain, order_id))
+        cli.run(starting, interrupted, explain=lambda error: orders.explain(order_id, error))
 
 
 if __name__ == "__main__":

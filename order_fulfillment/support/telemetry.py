@@ -18,11 +18,10 @@ def set_up_telemetry(metrics_address: str | None) -> runtime.Runtime:
     # By default these append all they know to every line. The formatter names the order.
     activity.logger.activity_info_on_message = False
     workflow.logger.workflow_info_on_message = False
-    core_logger = logging.getLogger("temporalio.core")
     # The SDK's Python part has told of a failing workflow task. Its Rust core repeats that.
     repeated = re.compile(r'Failing workflow task.*stack_trace: "[^"]')
-    core_logger.addFilter(lambda record: not repeated.search(record.getMessage()))
-    core = runtime.LogForwardingConfig(logger=core_logger)
+    handler.addFilter(lambda record: not repeated.search(record.getMessage()))
+    core = runtime.LogForwardingConfig(logger=logging.getLogger("temporalio.core"))
     logs = runtime.LoggingConfig(filter=runtime.LoggingConfig.default.filter, forwarding=core)
     metrics = runtime.PrometheusConfig(metrics_address) if metrics_address else None
     try:
