@@ -4,7 +4,6 @@ import argparse
 import asyncio
 import os
 import sys
-import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from typing import Any, Never
@@ -63,8 +62,6 @@ def run(
         exit_code = 130
     except (TemporalError, OSError) as error:
         print_message(f"error: {explain(error)}")
-    except Exception:  # noqa: BLE001 (a bug of ours: the only thing that shows a traceback)
-        traceback.print_exc()
     # While the interpreter shuts down, threads of the SDK's Rust core sometimes crash it
     # (temporalio/sdk-python issue 300). `_exit` leaves without that.
     os._exit(exit_code)
