@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 
-from temporalio.api.enums.v1 import IndexedValueType, WorkflowTaskFailedCause
+from temporalio.api.enums.v1 import IndexedValueType
 from temporalio.api.failure.v1 import Failure
 from temporalio.api.operatorservice.v1 import AddSearchAttributesRequest
 from temporalio.client import (
@@ -36,7 +36,6 @@ PATIENCE_SECONDS = 8
 NO_WORKER = RPCStatusCode.FAILED_PRECONDITION  # With it the server refuses a query.
 WORKFLOW_TASK = "the workflow task of order"
 GOES_ON = "the next attempt succeeds if workflow.py is fixed and the worker is restarted"
-RESET_WORKFLOW = WorkflowTaskFailedCause.WORKFLOW_TASK_FAILED_CAUSE_RESET_WORKFLOW
 RESET = "uv run temporal workflow reset -t LastWorkflowTask --reason fixed -w"
 WRONG_INPUT = "if its input is wrong, terminate it and start it anew; "
 
@@ -157,8 +156,8 @@ async def _obstacle(handle: OrderHandle, description: WorkflowExecutionDescripti
     history = await handle.fetch_history()
     for event in reversed(history.events):
         failed = event.workflow_task_failed_event_attributes
-        # The server's own reasons have no message, except a reset.
-        if (failure := failed.failure).message and failed.cause != RESET_WORKFLOW:
+        # The server's own reasons have no message, except a reset, which begins a new run.
+        if (failure := failed.failure).message and not failed.new_run_id:
             reason = f"{_in_words(failure)}; {WRONG_INPUT if 'argument' in failure.message else ''}"
             task = description.raw_description.pending_workflow_task
             if task.HasField("started_time"):
