@@ -95,7 +95,6 @@ class Order:
         _check("total", self.total_cents, 1, MAX_CENTS)
         parse_card_expiry(self.card.expiry)
         _check("approval_timeout", self.approval_timeout, 0.1, MAX_APPROVAL_SECONDS)
-        _check("approval_above_cents", self.approval_above_cents, 0, MAX_CENTS)
 
 
 @dataclass(frozen=True)
