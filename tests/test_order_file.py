@@ -61,7 +61,6 @@ def test_what_real_exports_have_is_no_mistake(tmp_path: Path) -> None:
         ({"costumer_name": "Ada"}, "costumer_name: no such field; there are: order_id, customer"),
         ({"approval_above_cents": 10**11}, "approval_above_cents: no such field"),
         ({"customer_name": 5}, "customer_name: 5 is not text"),
-        ({"customer_name": "\ud800"}, "surrogates not allowed"),
         ({"order_id": ""}, "order_id: empty"),
         ({"items": []}, "items: an order needs at least one"),
         ({"items": {"0": MUG}}, "is not a list"),
