@@ -35,7 +35,6 @@ from order_fulfillment.workflow import ORDER_STATUS
 
 PACKAGE = Path(__file__).resolve().parent
 README = PACKAGE.parent / "README.md"
-PRESENTING = PACKAGE.parent / "docs" / "presenting.md"
 START_SERVER = """\
 uv run temporal server start-dev --port PORT > server.log 2>&1 &
 until uv run temporal operator cluster health > health.log 2>&1 || ! kill -0 $!; do sleep 0.1; done
@@ -147,7 +146,7 @@ class Shell:
 
     async def keep(self, client: Client, link: str) -> None:
         """Leave an order that waits, one that is retried, and one that is stuck, until Ctrl-C."""
-        page = PRESENTING.read_text().replace("KEY", self.key)
+        page = (PACKAGE.parent / "docs/presenting.md").read_text().replace("KEY", self.key)
         _, prepare, answer = re.split("^## Orders to .*", page, flags=re.MULTILINE)
         self.pause = False
         await self.type(blocks(prepare, "bash"))

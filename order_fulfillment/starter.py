@@ -73,6 +73,8 @@ async def start_file(path: str, defaults: Order, wait: bool) -> int:
             order_id, order = order_file.parse(line, defaults)
             order_id = order_id or f"order-{token_hex(8)}"
             started.append(await start(client, order_id, order, searchable))
+            counts["started"] += 1
+            cli.print_result(order_id)
         except WorkflowAlreadyStartedError:  # Perhaps from the same file.
             counts["existed already"] += 1
         except (ValueError, RPCError) as error:
@@ -80,9 +82,6 @@ async def start_file(path: str, defaults: Order, wait: bool) -> int:
                 raise
             counts["invalid"] += 1
             cli.print_message(f"line {number}: {error}")
-        else:
-            counts["started"] += 1
-            cli.print_result(order_id)
 
     try:
         await cli.side_by_side(start_next, lines)
