@@ -14,7 +14,6 @@ import signal
 import subprocess
 import sys
 import termios
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from secrets import token_hex
@@ -29,7 +28,7 @@ from temporalio.envconfig import ClientConfig
 from temporalio.service import RPCError
 
 from order_fulfillment.orders import ensure_search_attributes
-from order_fulfillment.support.command_line import ArgumentParser, printable, run
+from order_fulfillment.support.command_line import ArgumentParser, in_thread, printable, run
 from order_fulfillment.support.connection import connect
 from order_fulfillment.workflow import ORDER_STATUS
 
@@ -92,9 +91,7 @@ class Shell:
         if self.pause:
             console.print(prompt, style="dim", end="")
             termios.tcflush(sys.stdin, termios.TCIFLUSH)  # An impatient Enter came before.
-            # Unlike a thread of asyncio.to_thread, this one does not hold up Ctrl-C.
-            thread = ThreadPoolExecutor(1)
-            await asyncio.get_running_loop().run_in_executor(thread, sys.stdin.readline)
+            await in_thread(sys.stdin.readline)
 
     async def type(self, commands: str) -> list[str]:
         """Show each command, perhaps wait for Enter, run it, and return the output of all."""

@@ -1,10 +1,8 @@
 """Starts an order, or a file of orders: `uv run starter.py "Ada Lovelace"`."""
 
-import asyncio
 import json
 import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from secrets import token_hex
@@ -59,9 +57,7 @@ async def start_one(order_id: str, order: Order, wait: bool) -> None:
 
 async def start_file(path: str, defaults: Order, wait: bool) -> int:
     """Start the orders of a file, and return the exit code. `defaults` has what they leave out."""
-    # In a thread, so that Ctrl-C works while stdin waits for input.
-    loop = asyncio.get_running_loop()
-    lines = await loop.run_in_executor(ThreadPoolExecutor(1), order_file.read, path)
+    lines = await cli.in_thread(order_file.read, path)  # stdin may wait for input.
     client = await connect()
     searchable = await orders.ensure_search_attributes(client, cli.print_message)
     started: list[OrderHandle] = []

@@ -5,6 +5,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, Never
 
@@ -35,6 +36,11 @@ def print_result(*fields: str, file: Any = None) -> None:
 def print_message(line: str) -> None:
     """Tell a person something, on stderr: stdout is for programs."""
     print_result(line, file=sys.stderr)
+
+
+async def in_thread[T](call: Callable[..., T], *arguments: object) -> T:
+    """Call a function that waits. Unlike `asyncio.to_thread`, this does not hold up Ctrl-C."""
+    return await asyncio.get_running_loop().run_in_executor(ThreadPoolExecutor(1), call, *arguments)
 
 
 async def side_by_side[T, R](act: Callable[[T], Awaitable[R]], items: Iterable[T]) -> list[R]:
