@@ -37,7 +37,6 @@ NO_WORKER = RPCStatusCode.FAILED_PRECONDITION  # With it the server refuses a qu
 WORKFLOW_TASK = "the workflow task of order"
 GOES_ON = "the next attempt succeeds if workflow.py is fixed and the worker is restarted"
 RESET = "uv run temporal workflow reset -t LastWorkflowTask --reason fixed -w"
-WRONG_INPUT = "if its input is wrong, terminate it and start it anew; "
 
 
 class OrderError(Exception):
@@ -158,7 +157,7 @@ async def _obstacle(handle: OrderHandle, description: WorkflowExecutionDescripti
         failed = event.workflow_task_failed_event_attributes
         # The server's own reasons have no message, except a reset, which begins a new run.
         if (failure := failed.failure).message and not failed.new_run_id:
-            reason = f"{_in_words(failure)}; {WRONG_INPUT if 'argument' in failure.message else ''}"
+            reason = f"{_in_words(failure)}; "
             task = description.raw_description.pending_workflow_task
             if task.HasField("started_time"):
                 ago = datetime.now(UTC) - task.started_time.ToDatetime(UTC)

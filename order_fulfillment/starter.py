@@ -51,8 +51,7 @@ async def start_one(order_id: str, order: Order, wait: bool) -> None:
         result = await orders.result(handle, report=cli.print_message)
         cli.print_result(json.dumps(asdict(result)))
     elif sys.stdout.isatty():  # Otherwise a program has taken the ID.
-        see = orders.command("signals.py", "status", order_id)
-        cli.print_message(f"see where it stands: {see}")
+        cli.print_message(f"its status: {orders.command('signals.py', 'status', order_id)}")
 
 
 async def start_file(path: str, defaults: Order, wait: bool) -> int:

@@ -3,7 +3,6 @@
 import asyncio
 import re
 from contextlib import AbstractContextManager
-from uuid import uuid4
 
 from temporalio.api.enums.v1 import TaskQueueType
 from temporalio.api.taskqueue.v1 import TaskQueue
@@ -206,18 +205,3 @@ async def test_the_version_that_lacks_a_worker_is_named(shop: Shop, dev_server: 
     assert asked.returncode == 1
     assert asked.stderr.count("no worker of version v1 answers; start one with: uv run ") == 2
     assert asked.stderr.count("worker.py --build-id v1\n") == 2
-
-
-async def test_an_order_without_an_input_is_told_apart_from_a_bug(
-    open_shop: Shop, dev_server: Client
-) -> None:
-    order = await dev_server.start_workflow(
-        "OrderWorkflow", id=f"order-{uuid4()}", task_queue=open_shop.task_queue
-    )
-
-    def told() -> bool:
-        asked = open_shop.run("signals.py", "status", order.id)
-        return "if its input is wrong, terminate it and start it anew" in asked.stderr
-
-    await asyncio.to_thread(wait_until, told, "the reason")
-    await order.terminate()

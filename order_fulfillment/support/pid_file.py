@@ -9,17 +9,15 @@ from pathlib import Path
 
 from order_fulfillment.support.command_line import print_message
 
-PATIENCE_SECONDS = 10
-
 
 @asynccontextmanager
 async def hold_pid_file(path: Path) -> AsyncIterator[None]:
     """Hold the file with this process's ID in it, and empty it at the end.
 
-    Wait for a worker that was told to stop. OSError when the file stays held or cannot be written.
+    Wait up to ten seconds for another worker to end. OSError when the file cannot be had.
     """
     with path.open("a+") as file:
-        for attempt in range(10 * PATIENCE_SECONDS):
+        for attempt in range(100):
             with suppress(BlockingIOError):
                 # The lock goes with the process, however it ends.
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
