@@ -37,7 +37,7 @@ README = PACKAGE.parent / "README.md"
 START_SERVER = """\
 uv run temporal server start-dev --port PORT > server.log 2>&1 &
 until uv run temporal operator cluster health > health.log 2>&1 || ! kill -0 $!; do sleep 0.1; done
-cat server.log
+kill -0 $! || cat server.log
 """
 START_WORKER = """\
 uv run worker.py >> worker.log 2>&1 &
