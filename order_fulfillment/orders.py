@@ -120,7 +120,7 @@ async def result(handle: OrderHandle, report: Report) -> OrderResult:
             if task.attempt:  # A workflow task takes milliseconds, if a worker is there.
                 since = max(began, task.scheduled_time.ToDatetime(UTC))
                 if datetime.now(UTC) - since > timedelta(seconds=PATIENCE_SECONDS):
-                    tell(f"still waiting: {await _obstacle(handle, description)}")
+                    tell(f"still waiting: {await _obstacle(handle)}")
             elif status == OrderStatus.AWAITING_APPROVAL:
                 approve = command("signals.py", "approve", handle.id)
                 tell(f"it waits for a decision; approve it: {approve}")
@@ -137,7 +137,7 @@ async def worker_answers(handle: OrderHandle) -> AsyncIterator[None]:
     description = await describe(handle)
     # While a workflow task fails, the server would keep the query waiting.
     if description.raw_description.pending_workflow_task.attempt > 1:
-        raise OrderError(await _obstacle(handle, description))
+        raise OrderError(await _obstacle(handle))
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             yield
@@ -147,18 +147,18 @@ async def worker_answers(handle: OrderHandle) -> AsyncIterator[None]:
     except (TimeoutError, RPCError) as error:
         if isinstance(error, RPCError) and error.status not in UNANSWERED | {NO_WORKER}:
             raise
-        raise OrderError(await _obstacle(handle, description)) from None
+        raise OrderError(await _obstacle(handle)) from None
 
 
-async def _obstacle(handle: OrderHandle, description: WorkflowExecutionDescription) -> str:
+async def _obstacle(handle: OrderHandle) -> str:
     """Say why no worker goes on: the workflow task fails, or none is there."""
-    history = await handle.fetch_history()
+    description = (await handle.describe()).raw_description
+    task, history = description.pending_workflow_task, await handle.fetch_history()
     for event in reversed(history.events):
         failed = event.workflow_task_failed_event_attributes
         # The server's own reasons have no message, except a reset, which begins a new run.
         if (failure := failed.failure).message and not failed.new_run_id:
             reason = f"{_in_words(failure)}; "
-            task = description.raw_description.pending_workflow_task
             if task.HasField("started_time"):
                 ago = datetime.now(UTC) - task.started_time.ToDatetime(UTC)
                 reason += f"attempt {task.attempt} was {ago.total_seconds():.0f} s ago; "
@@ -167,7 +167,7 @@ async def _obstacle(handle: OrderHandle, description: WorkflowExecutionDescripti
             return f"{WORKFLOW_TASK} {handle.id!r} fails: {reason}{GOES_ON}{now}"
         if event.HasField("workflow_task_completed_event_attributes"):
             break
-    info = description.raw_description.workflow_execution_info.versioning_info
+    info = description.workflow_execution_info.versioning_info
     pinned = info.versioning_override.pinned.version  # After `temporal workflow update-options`.
     if version := pinned.build_id or info.deployment_version.build_id:
         start = command("worker.py", "--build-id", version)
