@@ -41,7 +41,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-LONGEST = ["demo", "worker", "endurance", "versions", "no_worker", "pid_file", "books", "scripts"]
+LONGEST = [
+    "demo",
+    "worker",
+    "endurance",
+    "versions",
+    "no_worker",
+    "make_it_yours",
+    "pid_file",
+    "books",
+    "scripts",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

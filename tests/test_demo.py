@@ -89,7 +89,11 @@ class Demo(Script):
 
 @pytest.fixture(scope="module", autouse=True)
 def whole_demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
-    """All of the demo, which plays while the other tests run."""
+    """All of the demo, which plays while the other tests run.
+
+    Two short tests come after the one that waits for it. While a process of pytest-xdist is at its
+    last test, another file waits for it.
+    """
     with Demo(tmp_path_factory.mktemp("whole")) as demo:
         yield demo
 
@@ -217,41 +221,6 @@ def test_a_server_that_does_not_start_tells_why(tmp_path: Path) -> None:
     assert f"error: no Temporal server at localhost:{port}: " in demo.output.splitlines()[-1]
 
 
-def test_the_readme_shows_the_code_word_for_word() -> None:
-    listing, _ = listings()
-
-    files = [SCRIPTS / file for file in ("workflow.py", "activities.py", "worker.py")]
-    code = re.sub("(?m)^ +", "", "".join(file.read_text() for file in files))
-    for excerpt in re.split(r"(?m)^ *\.\.\.\n|^#.*\n", listing):
-        assert re.sub("(?m)^ +", "", excerpt) in code
-
-
-async def test_the_calls_in_the_readme_see_an_order_through(open_shop: Shop) -> None:
-    _, calls = listings()
-    calls = calls.replace("localhost:7233", open_shop.environment["TEMPORAL_ADDRESS"])
-    names: dict[str, Any] = {
-        "ApprovalDecision": ApprovalDecision,
-        "Client": Client,
-        "OrderWorkflow": OrderWorkflow,
-        "TASK_QUEUE": open_shop.task_queue,
-        "order": ORDER,
-        "order_id": f"order-{uuid4().hex}",
-    }
-
-    body = indent(f"{calls}return status, result\n", "    ")
-    exec(f"async def make_calls():\n{body}", names)  # noqa: S102
-    status, result = await names["make_calls"]()
-
-    assert status in OrderStatus
-    assert (result.status, result.decided_by) == (OrderStatus.FULFILLED, "Grace")
-
-
-def listings() -> list[str]:
-    """The Python that README shows: lines of the files, and the calls of a client."""
-    [listing] = re.findall("(?ms)^```python\n(.+?)^```", README.read_text())
-    return re.split("(?m)^# A client .*\n", listing)
-
-
 SPECIFICATION = """\
 temporal operator namespace describe default >/dev/null 2>&1 || temporal server start-dev
 cd order_fulfillment
@@ -302,3 +271,38 @@ def test_the_readme_shows_what_the_demo_prints(whole_demo: Demo) -> None:
     assert "Traceback" not in whole_demo.output
     assert "\x1b" not in whole_demo.output
     wait_until(whole_demo.has_left_nothing, "all to be gone", seconds=5)
+
+
+def test_the_readme_shows_the_code_word_for_word() -> None:
+    listing, _ = listings()
+
+    files = [SCRIPTS / file for file in ("workflow.py", "activities.py", "worker.py")]
+    code = re.sub("(?m)^ +", "", "".join(file.read_text() for file in files))
+    for excerpt in re.split(r"(?m)^ *\.\.\.\n|^#.*\n", listing):
+        assert re.sub("(?m)^ +", "", excerpt) in code
+
+
+async def test_the_calls_in_the_readme_see_an_order_through(open_shop: Shop) -> None:
+    _, calls = listings()
+    calls = calls.replace("localhost:7233", open_shop.environment["TEMPORAL_ADDRESS"])
+    names: dict[str, Any] = {
+        "ApprovalDecision": ApprovalDecision,
+        "Client": Client,
+        "OrderWorkflow": OrderWorkflow,
+        "TASK_QUEUE": open_shop.task_queue,
+        "order": ORDER,
+        "order_id": f"order-{uuid4().hex}",
+    }
+
+    body = indent(f"{calls}return status, result\n", "    ")
+    exec(f"async def make_calls():\n{body}", names)  # noqa: S102
+    status, result = await names["make_calls"]()
+
+    assert status in OrderStatus
+    assert (result.status, result.decided_by) == (OrderStatus.FULFILLED, "Grace")
+
+
+def listings() -> list[str]:
+    """The Python that README shows: lines of the files, and the calls of a client."""
+    [listing] = re.findall("(?ms)^```python\n(.+?)^```", README.read_text())
+    return re.split("(?m)^# A client .*\n", listing)
