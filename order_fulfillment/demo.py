@@ -36,12 +36,11 @@ PACKAGE = Path(__file__).resolve().parent
 README = PACKAGE.parent / "README.md"
 START_SERVER = """\
 uv run temporal server start-dev --port PORT > server.log 2>&1 &
-until uv run temporal operator cluster health > health.log 2>&1 || ! kill -0 $!; do sleep 0.1; done
-kill -0 $! || cat server.log
+ until uv run temporal operator cluster health &> /dev/null || ! kill -0 $!; do sleep 0.1; done; kill -0 $! || cat server.log
 """
 START_WORKER = """\
 uv run worker.py >> worker.log 2>&1 &
-until [ -s worker.pid ] || ! kill -0 $!; do sleep 0.1; done
+ until [ -s worker.pid ] || ! kill -0 $!; do sleep 0.1; done
 """
 DONE = "this command is done"
 
@@ -94,7 +93,7 @@ class Shell:
             await in_thread(sys.stdin.readline)
 
     async def type(self, commands: str) -> list[str]:
-        """Show each command, perhaps wait for Enter, run it, and return the output of all."""
+        """Show each command, unless it begins with a blank, and run it; return the output of all."""
         process = await asyncio.create_subprocess_exec(
             "bash",
             cwd=self.copy,
@@ -111,7 +110,8 @@ class Shell:
         assert process.stdout
         for command in commands.splitlines():
             end = "" if self.pause else "\n"
-            console.print(f"$ {command}", style="cyan", soft_wrap=True, end=end)
+            if command[0] != " ":
+                console.print(f"$ {command}", style="cyan", soft_wrap=True, end=end)
             await self.wait_for_enter()
             process.stdin.write(f"{command}\necho {DONE}\n".encode())
             await self._show(process.stdout, output, command)
