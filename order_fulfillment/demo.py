@@ -120,7 +120,7 @@ class Shell:
         return output
 
     async def _show(self, stdout: asyncio.StreamReader, output: list[str], waiting: str) -> None:
-        with console.status(Text(f"waiting for: {waiting}")):
+        with console.status(Text(f"waiting for: {waiting:.60}")):
             async for data in stdout:
                 line = printable(data.decode(errors="replace").rstrip("\n").expandtabs())
                 if line == DONE:
