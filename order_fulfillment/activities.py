@@ -1,18 +1,16 @@
 """The steps of an order that touch the outside world. They call the services, which do the work.
 
 An activity may run more than once: Temporal retries it when it cannot know that an attempt succeeded.
-So every attempt sends the same idempotency key, and the service acts on it once. An activity that
-raises a non-retryable error fails the order. Any other error is retried.
+So every attempt sends the same idempotency key, and the service acts on it once. An error is retried,
+unless the retry policy in `workflow.py` names it.
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
 
-from order_fulfillment.services import RefusedError, ShopServices, UnknownItemError
+from order_fulfillment.services import ShopServices
 from order_fulfillment.shared import DeliveryRequest, PaymentRequest, ReservationRequest
 
 LAST_OUTAGE_ATTEMPT = 4
@@ -28,10 +26,9 @@ class OrderActivities:
     @activity.defn
     def process_payment(self, request: PaymentRequest) -> str:
         """Authorize the amount. A refusal is a PaymentValidationError, which is not retried."""
-        with service_errors():
-            reference = self._services.authorize(
-                request.idempotency_key, request.amount_cents, request.card, request.lapses_after
-            )
+        reference = self._services.authorize(
+            request.idempotency_key, request.amount_cents, request.card, request.lapses_after
+        )
         activity.logger.info("Authorized payment %s", reference)
         return reference
 
@@ -52,32 +49,15 @@ class OrderActivities:
             # Scenario 7, a web shop sends SKUs that end in @@@: uncomment this, restart the worker.
             # sku = sku.removesuffix("@@@")
             quantities[sku] += pieces
-        with service_errors():
-            reference = self._services.hold(
-                request.idempotency_key, quantities, request.lapses_after
-            )
+        reference = self._services.hold(request.idempotency_key, quantities, request.lapses_after)
         activity.logger.info("Reserved inventory %s", reference)
         return reference
 
     @activity.defn
     def deliver_order(self, request: DeliveryRequest) -> str:
         """Capture the payment and ship the goods, or neither. LapsedError is not retried."""
-        with service_errors():
-            tracking_number = self._services.deliver(
-                request.idempotency_key,
-                request.payment_authorization,
-                request.inventory_reservation,
-            )
+        tracking_number = self._services.deliver(
+            request.idempotency_key, request.payment_authorization, request.inventory_reservation
+        )
         activity.logger.info("Captured the payment and shipped the goods as %s", tracking_number)
         return tracking_number
-
-
-@contextmanager
-def service_errors() -> Iterator[None]:
-    """Give the errors of the services their Temporal names. A refusal is not retried."""
-    try:
-        yield
-    except (RefusedError, UnknownItemError) as error:
-        raise ApplicationError(
-            str(error), type=type(error).__name__, non_retryable=isinstance(error, RefusedError)
-        ) from error

@@ -62,19 +62,15 @@ SELECT on_hand - coalesce(
 """The stock on hand, less the goods that are held for others."""
 
 
-class RefusedError(Exception):
-    """A service refuses, and a retry would not help."""
-
-
-class PaymentValidationError(RefusedError):
+class PaymentValidationError(Exception):
     """The card has expired, its expiry cannot be read, or the amount is below one cent."""
 
 
-class OutOfStockError(RefusedError):
+class OutOfStockError(Exception):
     """Less is available than was wanted, or less than one piece was wanted."""
 
 
-class LapsedError(RefusedError):
+class LapsedError(Exception):
     """The authorization or the hold has lapsed: the delivery comes too late."""
 
 

@@ -85,7 +85,7 @@ class Order:
     def check(self) -> None:
         """Check the limits of an order before it enters Temporal; ValueError with the field.
 
-        `__post_init__` runs in each replay, too, where a lower limit would stall older orders.
+        In `__post_init__`, a check would run in each replay, and a lower limit stall older orders.
         """
         if not self.items:
             raise ValueError("items: an order needs at least one")

@@ -29,7 +29,7 @@ async def decide(handle: OrderHandle, decision: ApprovalDecision, report: Report
     """Send a decision, and say in words which one stands; OrderError if it is another."""
     await orders.describe(handle)  # The ID may be that of another kind of workflow.
     try:
-        # The server keeps a signal even while no worker runs.
+        # The server keeps a signal even while no worker runs. An update would need a worker.
         await handle.signal(OrderWorkflow.approve_order, decision)
         async with orders.worker_answers(handle):
             # A signal has no answer. A query tells whether another decision came first.

@@ -14,7 +14,7 @@ from temporalio.api.sdk.v1 import WorkflowMetadata
 from temporalio.client import Client
 from temporalio.exceptions import ApplicationError, CancelledError
 
-from order_fulfillment.shared import ApprovalDecision, OrderStatus, ReservationRequest
+from order_fulfillment.shared import ApprovalDecision, OrderItem, OrderStatus, ReservationRequest
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop
 from tests.history import (
@@ -148,9 +148,10 @@ async def test_a_signal_needs_no_python_and_a_malformed_one_decides_nothing_and_
     [
         ({"outage_attempts": 4}, "InventoryUnavailableError", [1, 4]),
         ({"card": EXPIRED_CARD}, "PaymentValidationError", [1]),
+        ({"items": [OrderItem("temporal-poster", 11, 1)]}, "OutOfStockError", [1, 1]),
     ],
 )
-async def test_an_outage_fails_an_order_after_four_attempts_and_an_expired_card_after_one(
+async def test_an_outage_fails_an_order_after_four_attempts_and_a_refusal_after_one(
     time_skipping_server: Client,
     task_queue: str,
     changes: dict[str, Any],
