@@ -1,11 +1,9 @@
 """The steps of an order that touch the outside world. They call the services, which do the work.
 
 An activity may run more than once: Temporal retries it when it cannot know that an attempt succeeded.
-So every attempt sends the same idempotency key, and the service acts on it once. An error is retried,
-unless the retry policy in `workflow.py` names it.
+So every attempt sends the same idempotency key, and the service acts on it once. An activity that
+raises a non-retryable error fails the order. Any other error is retried.
 """
-
-from collections import Counter
 
 from temporalio import activity
 from temporalio.exceptions import ApplicationError
@@ -44,12 +42,10 @@ class OrderActivities:
             down = "the inventory service is down"
             last = attempt >= LAST_OUTAGE_ATTEMPT
             raise ApplicationError(down, type="InventoryUnavailableError", non_retryable=last)
-        quantities = Counter[str]()
-        for sku, pieces in request.quantities.items():
-            # Scenario 7, a web shop sends SKUs that end in @@@: uncomment this, restart the worker.
-            # sku = sku.removesuffix("@@@")
-            quantities[sku] += pieces
-        reference = self._services.hold(request.idempotency_key, quantities, request.lapses_after)
+        items = list(request.quantities.items())
+        # Scenario 7, a web shop sends SKUs that end in @@@: uncomment this, restart the worker.
+        # items = [(sku.removesuffix("@@@"), quantity) for sku, quantity in items]
+        reference = self._services.hold(request.idempotency_key, items, request.lapses_after)
         activity.logger.info("Reserved inventory %s", reference)
         return reference
 

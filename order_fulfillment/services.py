@@ -15,6 +15,8 @@ from pathlib import Path
 from secrets import token_hex
 from threading import Lock
 
+from temporalio.exceptions import ApplicationError
+
 from order_fulfillment.shared import CATALOGUE, Card, parse_card_expiry
 
 INITIAL_STOCK = dict.fromkeys(CATALOGUE, 100_000) | {"temporal-poster": 10}
@@ -59,18 +61,25 @@ SELECT on_hand - coalesce(
      WHERE holds.sku = stock.sku AND shipped_at IS NULL AND lapses_at > ?), 0
 ) FROM stock WHERE sku = ?
 """
-"""The stock on hand, less the goods that are held for others."""
+"""The stock on hand, less the goods that are held."""
 
 
-class PaymentValidationError(Exception):
+class RefusedError(ApplicationError):
+    """A service refuses, and a retry would not help. Temporal retries any other error."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, type=type(self).__name__, non_retryable=True)
+
+
+class PaymentValidationError(RefusedError):
     """The card has expired, its expiry cannot be read, or the amount is below one cent."""
 
 
-class OutOfStockError(Exception):
+class OutOfStockError(RefusedError):
     """Less is available than was wanted, or less than one piece was wanted."""
 
 
-class LapsedError(Exception):
+class LapsedError(RefusedError):
     """The authorization or the hold has lapsed: the delivery comes too late."""
 
 
@@ -120,23 +129,25 @@ class ShopServices:
             books.execute(insert, (key, reference, amount_cents, lapses_at))
             return reference
 
-    def hold(self, key: str, quantities: dict[str, int], lapses_after: float) -> str:
+    def hold(self, key: str, items: list[tuple[str, int]], lapses_after: float) -> str:
         """Warehouse: hold the goods of an order, or raise one of two errors and hold nothing."""
         now = self._now()
         with self._transaction() as books:
             known = "SELECT reference FROM holds WHERE idempotency_key = ?"
             if row := books.execute(known, (key,)).fetchone():
                 return str(row[0])
-            for sku, wanted in quantities.items():
+            insert = "INSERT INTO holds VALUES (?, ?, ?, ?, ?, NULL)"
+            # An article may come twice in an order.
+            insert += " ON CONFLICT DO UPDATE SET quantity = quantity + excluded.quantity"
+            reference = f"hold-{token_hex(6)}"
+            lapses_at = str(now + timedelta(seconds=lapses_after))
+            for sku, wanted in items:
                 available = books.execute(AVAILABLE, (str(now), sku)).fetchone()
                 if not available:
                     raise UnknownItemError(f"the warehouse does not know {sku!r}")
                 if not 1 <= wanted <= available[0]:
                     raise OutOfStockError(f"{wanted} {sku} wanted, {available[0]} available")
-            reference = f"hold-{token_hex(6)}"
-            lapses_at = str(now + timedelta(seconds=lapses_after))
-            rows = [(key, *item, reference, lapses_at) for item in quantities.items()]
-            books.executemany("INSERT INTO holds VALUES (?, ?, ?, ?, ?, NULL)", rows)
+                books.execute(insert, (key, sku, wanted, reference, lapses_at))
             return reference
 
     def deliver(self, key: str, authorization: str, hold: str) -> str:

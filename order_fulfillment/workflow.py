@@ -41,13 +41,11 @@ AUTHORIZATION_MARGIN_SECONDS = 7 * 24 * 60 * 60
 RESERVATION_MARGIN_SECONDS = 60 * 60
 
 # An attempt that gives no answer in time is over: its worker may be dead. Attempts have no limit, so
-# that no number of dead workers fails an order. A retry would not help against the errors named here.
+# that no number of dead workers fails an order. Only an error that is marked as non-retryable does.
 STEP = workflow.ActivityConfig(
     start_to_close_timeout=timedelta(seconds=5),
     retry_policy=RetryPolicy(
-        initial_interval=timedelta(seconds=0.5),
-        maximum_interval=timedelta(seconds=2),
-        non_retryable_error_types=["PaymentValidationError", "OutOfStockError", "LapsedError"],
+        initial_interval=timedelta(seconds=0.5), maximum_interval=timedelta(seconds=2)
     ),
 )
 

@@ -117,7 +117,7 @@ async def test_each_order_ends_on_the_version_on_which_it_began(
 async def test_an_order_that_is_stuck_is_moved_to_the_version_with_the_fix(
     shop: Shop, dev_server: Client
 ) -> None:
-    bug = '# sku = sku.removesuffix("@@@")'
+    bug = '# items = [(sku.removesuffix("@@@"), quantity) for sku, quantity in items]'
     spoiled = [OrderItem("temporal-mug@@@", 1, 12_00), OrderItem("temporal-mug", 2, 12_00)]
     fixed_shop = shop.with_change("activities.py", bug, bug.removeprefix("# "))
     with version(shop, "v1") as broken, version(fixed_shop, "v2") as fixed:

@@ -44,7 +44,7 @@ async def in_thread[T](call: Callable[..., T], *arguments: object) -> T:
 
 
 async def side_by_side[T, R](act: Callable[[T], Awaitable[R]], items: Iterable[T]) -> list[R]:
-    """Act on all items, on fifty at once, and return the answers; the first error ends it."""
+    """Act on all items, on fifty at once, and return the answers; or raise the first error."""
     free = asyncio.Semaphore(50)  # So many calls a server answers in time.
 
     async def act_on(item: T) -> R:

@@ -15,7 +15,7 @@ def set_up_telemetry(metrics_address: str | None) -> runtime.Runtime:
     handler = logging.StreamHandler()
     handler.setFormatter(_Formatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
-    # By default these append all they know to every line. The formatter names the order.
+    # By default these append all they know to every line. The formatter names the workflow.
     activity.logger.activity_info_on_message = False
     workflow.logger.workflow_info_on_message = False
     # The SDK's Python part has told of a failing workflow task. Its Rust core repeats that.
@@ -31,7 +31,7 @@ def set_up_telemetry(metrics_address: str | None) -> runtime.Runtime:
 
 
 class _Formatter(logging.Formatter):
-    """Names the order in each line, and shows a traceback once: Temporal retries what failed."""
+    """Names the workflow in each line, and shows a traceback once: Temporal retries what failed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,8 +39,8 @@ class _Formatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         step: dict[str, str] = record.__dict__.get("temporal_activity", {})
-        order: dict[str, str] = step or record.__dict__.get("temporal_workflow", {})
-        where = f"{order['workflow_id']}: " if order else ""
+        info: dict[str, str] = step or record.__dict__.get("temporal_workflow", {})
+        where = f"{info['workflow_id']}: " if info else ""
         line = f"{self.formatTime(record)} {record.levelname} {where}{record.getMessage()}"
         if step:
             line = line.replace("Completing activity as failed", f"{step['activity_type']} failed")
