@@ -41,12 +41,16 @@ def create_worker(
         # than it has threads. Any others would time out while they wait for a thread.
         activity_executor=ThreadPoolExecutor(ACTIVITY_THREADS),
         max_concurrent_activities=ACTIVITY_THREADS,
+        # Each workflow task has a thread, too. Python runs one thread at a time, so the default of a
+        # hundred only slows all of them down.
+        max_concurrent_workflow_tasks=32,
         # Without it, a signal that has no argument, say from the Web UI, would stall its order.
         interceptors=[SignalGuard()],
         # Running activities get this time to finish when the worker is stopped.
         graceful_shutdown_timeout=timedelta(seconds=5),
         # An order's tasks go to the worker that has the order in its cache. After this time any
-        # worker may take them. A shorter time would take tasks away from a busy worker.
+        # worker may take them. With the default of ten seconds, an order would wait longer after a
+        # crash. With less than five, a busy worker would lose tasks.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=5),
         # In a burst of orders, tasks would wait for the five pollers that are the default.
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),
