@@ -15,9 +15,14 @@ from pathlib import Path
 from secrets import token_hex
 from threading import Lock
 
-from temporalio.exceptions import ApplicationError
-
-from order_fulfillment.shared import CATALOGUE, Card, parse_card_expiry
+from order_fulfillment.shared import (
+    CATALOGUE,
+    Card,
+    LapsedError,
+    OutOfStockError,
+    PaymentValidationError,
+    parse_card_expiry,
+)
 
 INITIAL_STOCK = dict.fromkeys(CATALOGUE, 100_000) | {"temporal-poster": 10}
 
@@ -62,25 +67,6 @@ SELECT on_hand - coalesce(
 ) FROM stock WHERE sku = ?
 """
 """The stock on hand, less the goods that are held."""
-
-
-class RefusedError(ApplicationError):
-    """A service refuses, and a retry would not help. Temporal retries any other error."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, type=type(self).__name__, non_retryable=True)
-
-
-class PaymentValidationError(RefusedError):
-    """The card has expired, its expiry cannot be read, or the amount is below one cent."""
-
-
-class OutOfStockError(RefusedError):
-    """Less is available than was wanted, or less than one piece was wanted."""
-
-
-class LapsedError(RefusedError):
-    """The authorization or the hold has lapsed: the delivery comes too late."""
 
 
 class UnknownItemError(Exception):
@@ -151,7 +137,10 @@ class ShopServices:
             return reference
 
     def deliver(self, key: str, authorization: str, hold: str) -> str:
-        """Carrier: capture the payment and ship the goods, or raise LapsedError and do neither."""
+        """Carrier: capture the payment and ship the goods, or raise LapsedError and do neither.
+
+        A real provider and a real carrier need a step each: see docs/exercises.md.
+        """
         with self._transaction() as books:
             known = "SELECT tracking_number FROM shipments WHERE idempotency_key = ?"
             if row := books.execute(known, (key,)).fetchone():

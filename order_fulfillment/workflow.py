@@ -175,6 +175,7 @@ class OrderWorkflow:
         # The Web UI shows these details of a running order. They add no event to the history.
         workflow.set_current_details(f"{status.replace('_', ' ').capitalize()}.")
         # Temporal's lists show the attribute, and search for it. A server may lack it, and would
-        # refuse the update. An order that was started with it is on a server that has it.
+        # refuse the update. An order that was started with it is on a server that has it. Unlike the
+        # details, an update is an event: a replay must come to the same statuses again.
         if workflow.info().typed_search_attributes.get(ORDER_STATUS):
             workflow.upsert_search_attributes([ORDER_STATUS.value_set(status)])

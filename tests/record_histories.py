@@ -15,7 +15,7 @@ from typing import Any
 
 from temporalio.client import Client
 
-from order_fulfillment.orders import OrderHandle
+from order_fulfillment.orders import OrderHandle, ensure_search_attributes
 from order_fulfillment.shared import ApprovalDecision, OrderItem, OrderStatus
 from order_fulfillment.support.command_line import print_result, run
 from order_fulfillment.workflow import OrderWorkflow
@@ -127,6 +127,7 @@ SCENARIOS: dict[str, Callable[[Client], Awaitable[OrderHandle]]] = {
     "cancellation": cancellation,
     "cancellation_with_approval": partial(cancellation, approved=True),
     "cancellation_during_delivery": cancellation_during_delivery,
+    "searchable": partial(order_until, OrderStatus.FULFILLED, signals=[[APPROVED]], listed=True),
 }
 
 
@@ -145,6 +146,7 @@ def without_machine(value: Any) -> Any:
 async def main() -> None:
     logging.disable()
     async with await start_dev_server() as environment:
+        await ensure_search_attributes(environment.client, print_result)
         recorded = {path.stem for path in HISTORIES.glob("*.json")}
         for name in sys.argv[1:] or SCENARIOS.keys() - recorded:
             order = await SCENARIOS[name](environment.client)

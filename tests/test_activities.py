@@ -13,18 +13,14 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from order_fulfillment.activities import OrderActivities
-from order_fulfillment.services import (
-    INITIAL_STOCK,
-    LapsedError,
-    OutOfStockError,
-    PaymentValidationError,
-    ShopServices,
-    UnknownItemError,
-)
+from order_fulfillment.services import INITIAL_STOCK, ShopServices, UnknownItemError
 from order_fulfillment.shared import (
     Card,
     DeliveryRequest,
+    LapsedError,
+    OutOfStockError,
     PaymentRequest,
+    PaymentValidationError,
     ReservationRequest,
 )
 from tests.history import CARD, ORDER
