@@ -44,6 +44,8 @@ from tests.history import (
 )
 from tests.record_histories import MALFORMED
 
+DEADLINE_SECONDS = 300  # The storm at full size has to end, too.
+
 
 @contextmanager
 def dev_server_on(port: int, database: Path) -> Iterator[None]:
@@ -112,14 +114,15 @@ class Storm:
 
 async def insist(call: Callable[[], Awaitable[object]]) -> None:
     """Make a call until the server takes it, or tells that the order has ended."""
-    while True:
-        try:
-            await asyncio.wait_for(call(), 5)
-            return
-        except (RPCError, TimeoutError) as error:
-            if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while True:
+            try:
+                await asyncio.wait_for(call(), 5)
                 return
-            await asyncio.sleep(0.2)
+            except (RPCError, TimeoutError) as error:
+                if isinstance(error, RPCError) and error.status == RPCStatusCode.NOT_FOUND:
+                    return
+                await asyncio.sleep(0.2)
 
 
 async def live_through(
@@ -193,8 +196,9 @@ async def end_of(client: Client, order_id: str, books: sqlite3.Connection) -> st
     if first_decision(await order.fetch_history()) is None:
         # It might wait for ten minutes.
         await insist(lambda: order.signal(OrderWorkflow.approve_order, REJECTED))
-    while (ended := (await order.describe()).status) == WorkflowExecutionStatus.RUNNING:
-        await asyncio.sleep(0.1)
+    async with asyncio.timeout(DEADLINE_SECONDS):
+        while (ended := (await order.describe()).status) == WorkflowExecutionStatus.RUNNING:
+            await asyncio.sleep(0.1)
     canceled = ended == WorkflowExecutionStatus.CANCELED
     status = "CANCELED" if canceled else str((await order.result()).status)
     rows = [
