@@ -1,5 +1,6 @@
 """The tests' own servers, workers and scripts. No setting of the developer's reaches them."""
 
+import asyncio
 import os
 import shutil
 import signal
@@ -8,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import randrange
@@ -227,10 +228,12 @@ async def start_dev_server(*attributes: SearchAttributeKey[Any]) -> WorkflowEnvi
 @pytest.fixture(scope="session")
 async def dev_server() -> AsyncIterator[Client]:
     """A client of a real dev server."""
-    try:
-        environment = await start_dev_server(ORDER_STATUS, CUSTOMER)
-    except RuntimeError:  # Another process took a port, or the SDK's five seconds were too few.
-        environment = await start_dev_server(ORDER_STATUS, CUSTOMER)
+    async with asyncio.timeout(60):
+        while True:
+            # Another process took a port, or the SDK's five seconds were too few.
+            with suppress(RuntimeError):
+                environment = await start_dev_server(ORDER_STATUS, CUSTOMER)
+                break
     async with environment:
         yield environment.client
 
