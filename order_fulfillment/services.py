@@ -15,14 +15,7 @@ from pathlib import Path
 from secrets import token_hex
 from threading import Lock
 
-from order_fulfillment.shared import (
-    CATALOGUE,
-    Card,
-    LapsedError,
-    OutOfStockError,
-    PaymentValidationError,
-    parse_card_expiry,
-)
+from order_fulfillment.shared import CATALOGUE, Card, parse_card_expiry
 
 INITIAL_STOCK = dict.fromkeys(CATALOGUE, 100_000) | {"temporal-poster": 10}
 
@@ -67,6 +60,33 @@ SELECT on_hand - coalesce(
 ) FROM stock WHERE sku = ?
 """
 """The stock on hand, less the goods that are held."""
+
+CAPTURE = """
+UPDATE authorizations SET captured_at = :now
+WHERE reference = :reference AND captured_at IS NULL AND lapses_at > :now
+"""
+
+SHIP = """
+UPDATE holds SET shipped_at = :now
+WHERE reference = :reference AND shipped_at IS NULL AND lapses_at > :now
+"""
+
+TAKE_FROM_STOCK = """
+UPDATE stock SET on_hand = on_hand - quantity
+FROM holds WHERE holds.sku = stock.sku AND reference = ?
+"""
+
+
+class PaymentValidationError(Exception):
+    """The card has expired, its expiry cannot be read, or the amount is below one cent."""
+
+
+class OutOfStockError(Exception):
+    """Less is available than was wanted, or less than one piece was wanted."""
+
+
+class LapsedError(Exception):
+    """The authorization or the hold has lapsed: the delivery comes too late."""
 
 
 class UnknownItemError(Exception):
@@ -122,8 +142,8 @@ class ShopServices:
             known = "SELECT reference FROM holds WHERE idempotency_key = ?"
             if row := books.execute(known, (key,)).fetchone():
                 return str(row[0])
+            # One order may name an article twice, as the fix of scenario 7 does.
             insert = "INSERT INTO holds VALUES (?, ?, ?, ?, ?, NULL)"
-            # An article may come twice in an order.
             insert += " ON CONFLICT DO UPDATE SET quantity = quantity + excluded.quantity"
             reference = f"hold-{token_hex(6)}"
             lapses_at = str(now + timedelta(seconds=lapses_after))
@@ -146,17 +166,10 @@ class ShopServices:
             if row := books.execute(known, (key,)).fetchone():
                 return str(row[0])
             now = str(self._now())
-            for table, taken_at, reference in (
-                ("authorizations", "captured_at", authorization),
-                ("holds", "shipped_at", hold),
-            ):
-                free = f"reference = ? AND {taken_at} IS NULL AND lapses_at > ?"
-                take = f"UPDATE {table} SET {taken_at} = ? WHERE {free}"
-                if books.execute(take, (now, reference, now)).rowcount == 0:
+            for take, reference in (CAPTURE, authorization), (SHIP, hold):
+                if books.execute(take, {"reference": reference, "now": now}).rowcount == 0:
                     raise LapsedError(f"{reference} has lapsed, or is not in these books")
-            held = "stock.sku = holds.sku AND reference = ?"
-            ship = f"UPDATE stock SET on_hand = on_hand - quantity FROM holds WHERE {held}"
-            books.execute(ship, (hold,))
+            books.execute(TAKE_FROM_STOCK, (hold,))
             tracking_number = f"track-{token_hex(6)}"
             books.execute("INSERT INTO shipments VALUES (?, ?)", (key, tracking_number))
             return tracking_number

@@ -5,8 +5,6 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 
-from temporalio.exceptions import ApplicationError
-
 # Starters put orders on this queue, and any number of workers take them from it.
 TASK_QUEUE = os.environ.get("TEMPORAL_TASK_QUEUE", "order-fulfillment")
 
@@ -155,25 +153,6 @@ class OrderResult:
     inventory_reservation: str
     tracking_number: str | None  # None unless the order was delivered.
     decided_by: str | None = None  # None unless somebody decided and gave a name.
-
-
-class RefusedError(ApplicationError):
-    """A reason to fail an order: a retry would not help. Temporal retries any other error."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, type=type(self).__name__, non_retryable=True)
-
-
-class PaymentValidationError(RefusedError):
-    """The card has expired, its expiry cannot be read, or the amount is below one cent."""
-
-
-class OutOfStockError(RefusedError):
-    """Less is available than was wanted, or less than one piece was wanted."""
-
-
-class LapsedError(RefusedError):
-    """The authorization or the hold has lapsed: the delivery comes too late."""
 
 
 def dollars(cents: int) -> str:

@@ -40,14 +40,21 @@ ORDER_STATUS = SearchAttributeKey.for_keyword("OrderStatus")
 AUTHORIZATION_MARGIN_SECONDS = 7 * 24 * 60 * 60
 RESERVATION_MARGIN_SECONDS = 60 * 60
 
-# An attempt that gives no answer in time is over: its worker may be dead. Attempts have no limit, so
-# that no number of dead workers fails an order. Only an error that is marked as non-retryable does.
-STEP = workflow.ActivityConfig(
-    start_to_close_timeout=timedelta(seconds=5),
-    retry_policy=RetryPolicy(
-        initial_interval=timedelta(seconds=0.5), maximum_interval=timedelta(seconds=2)
-    ),
-)
+
+def retry_unless(*final_errors: str) -> workflow.ActivityConfig:
+    """How Temporal runs a step: until it succeeds, or ends with one of these errors.
+
+    An attempt that gives no answer in time is over, because its worker may be dead. Attempts have no
+    limit, so that no number of dead workers fails an order.
+    """
+    return workflow.ActivityConfig(
+        start_to_close_timeout=timedelta(seconds=5),
+        retry_policy=RetryPolicy(
+            initial_interval=timedelta(seconds=0.5),
+            maximum_interval=timedelta(seconds=2),
+            non_retryable_error_types=final_errors,
+        ),
+    )
 
 
 @workflow.defn
@@ -76,7 +83,7 @@ class OrderWorkflow:
             authorization = await workflow.execute_activity_method(
                 OrderActivities.process_payment,
                 PaymentRequest(f"{key}/payment", order.total_cents, order.card, authorized_seconds),
-                **STEP,
+                **retry_unless("PaymentValidationError"),
             )
             self._enter(OrderStatus.RESERVING_INVENTORY)
             reservation = await workflow.execute_activity_method(
@@ -84,7 +91,7 @@ class OrderWorkflow:
                 ReservationRequest(
                     f"{key}/reservation", order.quantities, reserved_seconds, order.outage_attempts
                 ),
-                **STEP,
+                **retry_unless("OutOfStockError"),
             )
             self._enter(OrderStatus.AWAITING_APPROVAL)
             decision = await self._wait_for_decision(order)
@@ -158,14 +165,17 @@ class OrderWorkflow:
         """Deliver, even if the order is canceled meanwhile: the goods may be on their way."""
         request = DeliveryRequest(key, authorization, reservation)
         began = workflow.info().get_current_history_length()
-        step = workflow.start_activity_method(OrderActivities.deliver_order, request, **STEP)
+        step = workflow.start_activity_method(
+            OrderActivities.deliver_order, request, **retry_unless("LapsedError")
+        )
         try:
             return await asyncio.shield(step)
         except asyncio.CancelledError:
             # The approval and the cancel request may have come in one workflow task. The worker handles
             # the signal first, even if it is the later one. Then the history has not grown yet, and the
             # server does not know of this step: `cancel` takes it back.
-            if workflow.info().get_current_history_length() == began:
+            sent = workflow.info().get_current_history_length() > began
+            if not sent:
                 step.cancel()
                 raise
             return await step

@@ -13,16 +13,15 @@ from temporalio.exceptions import ApplicationError
 from temporalio.testing import ActivityEnvironment
 
 from order_fulfillment.activities import OrderActivities
-from order_fulfillment.services import INITIAL_STOCK, ShopServices, UnknownItemError
-from order_fulfillment.shared import (
-    Card,
-    DeliveryRequest,
+from order_fulfillment.services import (
+    INITIAL_STOCK,
     LapsedError,
     OutOfStockError,
-    PaymentRequest,
     PaymentValidationError,
-    ReservationRequest,
+    ShopServices,
+    UnknownItemError,
 )
+from order_fulfillment.shared import Card, DeliveryRequest, PaymentRequest, ReservationRequest
 from tests.history import CARD, ORDER
 
 PAYMENT = PaymentRequest("run-1/payment", 47_00, CARD, lapses_after=60)
