@@ -33,7 +33,7 @@ async def test_hostile_text_arrives_unchanged_and_is_shown_escaped(
         assert_harmless(run.output)
     assert (started.returncode, approved.returncode, result.returncode) == (0, 0, 0)
     assert_harmless(open_shop.log)
-    assert f"{order_id}: Authorized payment" in open_shop.log
+    assert f"{order_id} process_payment Authorized payment" in open_shop.log
     assert started.stdout == f"{order_id}\n"
     assert approved.stdout.startswith("approved: '\"`$(id);&|*?~!\\ \\r\\n\\t\\x07\\x1b]0;title")
     assert json.loads(result.stdout)["message"] == f"approved: {HOSTILE}"
