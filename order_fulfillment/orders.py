@@ -1,4 +1,4 @@
-"""How lists show an order, why an order has not ended yet, and how to wait for its result."""
+"""How to search for orders, why an order has not ended yet, and how to wait for its end."""
 
 import asyncio
 import re
@@ -22,7 +22,7 @@ from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSear
 from temporalio.exceptions import ActivityError, CancelledError, WorkflowAlreadyStartedError
 from temporalio.service import RPCError, RPCStatusCode
 
-from order_fulfillment.shared import Order, OrderResult, OrderStatus, dollars
+from order_fulfillment.shared import Order, OrderResult, OrderStatus
 from order_fulfillment.support.connection import UNANSWERED, explain_call
 from order_fulfillment.workflow import ORDER_STATUS, OrderWorkflow
 
@@ -43,20 +43,8 @@ class OrderError(Exception):
     """An order does not do what it was asked for. The text says why, for people."""
 
 
-def memo(order: Order) -> dict[str, str]:
-    """Describe an order for lists, which then need no worker."""
-    return {"customer": order.customer_name[:100], "total": dollars(order.total_cents)}
-
-
-def details(order_id: str, order: Order) -> str:
-    """Describe an order for whoever opens it in the Web UI, which shows Markdown."""
-    items = ", ".join(f"{item.quantity} {item.sku}" for item in order.items)
-    approve = command("signals.py", "approve", order_id)
-    return f"{items[:1000]}. Total: {dollars(order.total_cents)}. Approve it: `{approve}`"
-
-
 def search_attributes(order: Order) -> TypedSearchAttributes:
-    """What Temporal's lists show of an order, and search for."""
+    """Make an order searchable by its customer and its status."""
     # A query finds no value with a double quote, a backslash or a tab in it.
     customer = re.sub(r'[\\"\s]+', " ", order.customer_name)[:255]
     status = SearchAttributePair(ORDER_STATUS, OrderStatus.PROCESSING_PAYMENT)
@@ -84,7 +72,7 @@ async def ensure_search_attributes(client: Client, report: Report) -> bool:
 async def describe(handle: OrderHandle) -> WorkflowExecutionDescription:
     """Describe an order, which needs no worker; OrderError when the workflow is not an order."""
     description = await handle.describe()
-    if description.workflow_type != "OrderWorkflow":
+    if description.workflow_type != OrderWorkflow.__name__:
         raise OrderError(f"workflow {handle.id!r} is not an order")
     return description
 
@@ -97,8 +85,11 @@ def failed_attempts(description: WorkflowExecutionDescription) -> Iterator[str]:
             yield f"{failed}: {_in_words(step.last_failure)}"
 
 
-async def result(handle: OrderHandle, report: Report) -> OrderResult:
-    """Report what an order waits for until it ends; WorkflowFailureError without a result."""
+async def follow(handle: OrderHandle, report: Report) -> None:
+    """Report what an order waits for, until it has ended. Then `handle.result()` returns at once.
+
+    Alone, `handle.result()` would fail when the server restarts or the order is reset.
+    """
     told, began = set[str](), datetime.now(UTC)
 
     def tell(news: str) -> None:
@@ -107,12 +98,11 @@ async def result(handle: OrderHandle, report: Report) -> OrderResult:
             report(news)
             told.add(beginning)
 
-    # `handle.result()` would wait, too, but fails when the server restarts or the order is reset.
     while True:
         try:
             description = await describe(handle)
             if description.status != WorkflowExecutionStatus.RUNNING:
-                return await handle.result()
+                return
             for failed in failed_attempts(description):
                 tell(failed)
             status = description.typed_search_attributes.get(ORDER_STATUS)

@@ -25,8 +25,11 @@ VERBS = {
 }
 
 
-async def decide(handle: OrderHandle, decision: ApprovalDecision, report: Report) -> str:
-    """Send a decision, and say in words which one stands; OrderError if it is another."""
+async def decide(handle: OrderHandle, decision: ApprovalDecision, report: Report) -> str | None:
+    """Send a decision, and return it in words, or None if no worker confirms it in time.
+
+    OrderError if another decision stands.
+    """
     await orders.describe(handle)  # The ID may be that of another kind of workflow.
     try:
         # The server keeps a signal even while no worker runs. An update would need a worker.
@@ -37,7 +40,7 @@ async def decide(handle: OrderHandle, decision: ApprovalDecision, report: Report
     except OrderError:
         see = orders.command("signals.py", "status", handle.id)
         report(f"the decision is safe on the server, but not confirmed yet; see why: {see}")
-        return ""
+        return None
     except RPCError as error:
         if error.status != RPCStatusCode.NOT_FOUND:
             raise
@@ -64,7 +67,7 @@ async def status(handle: OrderHandle, report: Report) -> str:
     return description.status.name if description.status else ""
 
 
-async def answer(handle: OrderHandle, arguments: argparse.Namespace, report: Report) -> str:
+async def answer(handle: OrderHandle, arguments: argparse.Namespace, report: Report) -> str | None:
     """Do with one order as the verb says."""
     match arguments.verb:
         case "approve" | "reject" as verb:
@@ -77,7 +80,8 @@ async def answer(handle: OrderHandle, arguments: argparse.Namespace, report: Rep
             async with orders.worker_answers(handle):
                 return str(await handle.query(OrderWorkflow.approval_message))
         case _:  # "result"
-            return json.dumps(asdict(await orders.result(handle, report)))
+            await orders.follow(handle, report)
+            return json.dumps(asdict(await handle.result()))
 
 
 async def answer_all(arguments: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ from temporalio.service import RPCError, RPCStatusCode
 from order_fulfillment import order_file, orders
 from order_fulfillment.activities import LAST_OUTAGE_ATTEMPT
 from order_fulfillment.orders import OrderHandle
-from order_fulfillment.shared import TASK_QUEUE, Card, Order, OrderItem
+from order_fulfillment.shared import TASK_QUEUE, Card, Order, OrderItem, dollars
 from order_fulfillment.support import command_line as cli
 from order_fulfillment.support.connection import connect
 from order_fulfillment.workflow import OrderWorkflow
@@ -25,6 +25,9 @@ ITEMS = [OrderItem("temporal-tshirt", 1, 23_00), OrderItem("temporal-mug", 2, 12
 
 async def start(client: Client, order_id: str, order: Order, searchable: bool) -> OrderHandle:
     """Start the workflow of an order, and return a handle that follows it."""
+    total = dollars(order.total_cents)
+    items = ", ".join(f"{item.quantity} {item.sku}" for item in order.items)
+    approve = orders.command("signals.py", "approve", order_id)
     await client.start_workflow(
         OrderWorkflow.run,
         order,
@@ -32,8 +35,10 @@ async def start(client: Client, order_id: str, order: Order, searchable: bool) -
         task_queue=TASK_QUEUE,
         # By default Temporal would reuse the ID of an order that has ended.
         id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
-        static_details=orders.details(order_id, order),
-        memo=orders.memo(order),
+        # The Web UI shows these details, in Markdown, to whoever opens the order.
+        static_details=f"{items[:1000]}. Total: {total}. Approve it: `{approve}`",
+        # Lists of orders show the memo. They can be searched by the search attributes.
+        memo={"customer": order.customer_name[:100], "total": total},
         search_attributes=orders.search_attributes(order) if searchable else None,
     )
     # `temporal workflow reset` starts a new run of the order. A handle by ID has the result of that
@@ -48,8 +53,8 @@ async def start_one(order_id: str, order: Order, wait: bool) -> None:
     handle = await start(client, order_id, order, searchable)
     cli.print_result(order_id)
     if wait:
-        result = await orders.result(handle, report=cli.print_message)
-        cli.print_result(json.dumps(asdict(result)))
+        await orders.follow(handle, report=cli.print_message)
+        cli.print_result(json.dumps(asdict(await handle.result())))
     elif sys.stdout.isatty():  # Otherwise a program has taken the ID.
         cli.print_message(f"its status: {orders.command('signals.py', 'status', order_id)}")
 
@@ -90,15 +95,17 @@ async def wait_for(handles: list[OrderHandle]) -> int:
     """Print the results of orders, and return how many ended without one."""
 
     async def finish(handle: OrderHandle) -> str:
-        told: list[str] = []
+        told = False
 
         def report(news: str) -> None:
+            nonlocal told
             if not told:  # Once is enough, since there are many orders.
                 cli.print_message(f"{handle.id}: {news}")
-            told.append(news)
+            told = True
 
         try:
-            result = await orders.result(handle, report)
+            await orders.follow(handle, report)
+            result = await handle.result()
         except TemporalError as error:
             cli.print_message(f"error: {orders.explain(handle.id, error)}")
             return "without a result"

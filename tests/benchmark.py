@@ -24,7 +24,6 @@ import pygal
 from temporalio.client import Client, WorkflowHandle
 from temporalio.common import WorkflowIDReusePolicy
 
-from order_fulfillment.orders import details, memo
 from order_fulfillment.shared import ApprovalDecision
 from order_fulfillment.support.command_line import ArgumentParser, print_message, run
 from tests.conftest import address_of, shop_on, start_dev_server
@@ -116,8 +115,10 @@ def sides(address: str, stack: ExitStack) -> Iterator[Side]:
         "workflow": "OrderWorkflow",
         "arg": ORDER,
         "id_reuse_policy": WorkflowIDReusePolicy.REJECT_DUPLICATE,
-        "static_details": details("order-12345678", ORDER),
-        "memo": memo(ORDER),
+        # As long as those of starter.py.
+        "static_details": "1 temporal-tshirt, 2 temporal-mug. Total: 47.00 USD. "
+        "Approve it: `uv run signals.py approve order-12345678`",
+        "memo": {"customer": ORDER.customer_name, "total": "47.00 USD"},
     }
     floor = {"workflow": "FloorWorkflow", "arg": 1}
     decision = ApprovalDecision(approved=True, by="Ada")
