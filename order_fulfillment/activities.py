@@ -2,7 +2,7 @@
 
 An activity may run more than once: Temporal retries it when it cannot know that an attempt succeeded.
 So every attempt sends the same idempotency key, and the service acts on it once. An error that
-`workflow.py` names fails the order. Any other error is retried.
+`workflow.py` names, or that is marked as non-retryable, fails the order. Any other error is retried.
 """
 
 from temporalio import activity

@@ -23,12 +23,16 @@ from order_fulfillment.support.telemetry import set_up_telemetry
 from order_fulfillment.workflow import OrderWorkflow
 
 BOOKS = Path(__file__).with_name("shop.db")
-ACTIVITY_THREADS = 50
+THREADS = 50
 logger = logging.getLogger(__name__)
 
 
 def create_worker(
-    client: Client, task_queue: str, services: ShopServices, build_id: str | None = None
+    client: Client,
+    task_queue: str,
+    services: ShopServices,
+    threads: ThreadPoolExecutor,
+    build_id: str | None = None,
 ) -> Worker:
     """A worker asks Temporal for tasks, and runs the workflow and the activities they name."""
     steps = OrderActivities(services)
@@ -39,8 +43,8 @@ def create_worker(
         activities=[steps.process_payment, steps.reserve_inventory, steps.deliver_order],
         # The activities are plain functions, which run in threads. The worker takes no more of them
         # than it has threads. Any others would time out while they wait for a thread.
-        activity_executor=ThreadPoolExecutor(ACTIVITY_THREADS),
-        max_concurrent_activities=ACTIVITY_THREADS,
+        activity_executor=threads,
+        max_concurrent_activities=THREADS,
         # Each workflow task has a thread, too. Python runs one thread at a time, so the default of a
         # hundred only slows all of them down.
         max_concurrent_workflow_tasks=32,
@@ -75,8 +79,8 @@ async def work(
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        with closing(ShopServices(shop_db)) as services:
-            async with create_worker(client, TASK_QUEUE, services, build_id):
+        with closing(ShopServices(shop_db)) as services, ThreadPoolExecutor(THREADS) as threads:
+            async with create_worker(client, TASK_QUEUE, services, threads, build_id):
                 where = client.namespace, client.service_client.config.target_host
                 logger.info("Worker is polling %r of namespace %r at %s", TASK_QUEUE, *where)
                 await stop.wait()

@@ -20,6 +20,7 @@ from temporalio.exceptions import ActivityError, is_cancelled_exception
 # every order. Our other modules keep no state, so all orders can share one copy of them.
 with workflow.unsafe.imports_passed_through():
     from order_fulfillment.activities import OrderActivities
+    from order_fulfillment.services import LapsedError, OutOfStockError, PaymentValidationError
     from order_fulfillment.shared import (
         MAX_TEXT_LENGTH,
         ApprovalDecision,
@@ -41,7 +42,7 @@ AUTHORIZATION_MARGIN_SECONDS = 7 * 24 * 60 * 60
 RESERVATION_MARGIN_SECONDS = 60 * 60
 
 
-def retry_unless(*final_errors: str) -> workflow.ActivityConfig:
+def retry_unless(*final_errors: type[Exception]) -> workflow.ActivityConfig:
     """How Temporal runs a step: until it succeeds, or ends with one of these errors.
 
     An attempt that gives no answer in time is over, because its worker may be dead. Attempts have no
@@ -52,7 +53,7 @@ def retry_unless(*final_errors: str) -> workflow.ActivityConfig:
         retry_policy=RetryPolicy(
             initial_interval=timedelta(seconds=0.5),
             maximum_interval=timedelta(seconds=2),
-            non_retryable_error_types=final_errors,
+            non_retryable_error_types=[error.__name__ for error in final_errors],
         ),
     )
 
@@ -83,7 +84,7 @@ class OrderWorkflow:
             authorization = await workflow.execute_activity_method(
                 OrderActivities.process_payment,
                 PaymentRequest(f"{key}/payment", order.total_cents, order.card, authorized_seconds),
-                **retry_unless("PaymentValidationError"),
+                **retry_unless(PaymentValidationError),
             )
             self._enter(OrderStatus.RESERVING_INVENTORY)
             reservation = await workflow.execute_activity_method(
@@ -91,9 +92,10 @@ class OrderWorkflow:
                 ReservationRequest(
                     f"{key}/reservation", order.quantities, reserved_seconds, order.outage_attempts
                 ),
-                **retry_unless("OutOfStockError"),
+                **retry_unless(OutOfStockError),
             )
             self._enter(OrderStatus.AWAITING_APPROVAL)
+            self._approve_if_small(order)
             decision = await self._wait_for_decision(order)
             tracking_number = None
             if decision is None:
@@ -143,14 +145,17 @@ class OrderWorkflow:
         """The decision in words; None while there is none."""
         return self._decision.message if self._decision else None
 
-    async def _wait_for_decision(self, order: Order) -> ApprovalDecision | None:
-        """Wait for a decision until the time is over. A small order is approved at once.
-
-        After a time without a worker, a decision and the timeout may come together. The decision counts.
-        """
+    def _approve_if_small(self, order: Order) -> None:
+        """Approve an order that is not above its limit, unless a person has decided already."""
         if self._decision is None and order.total_cents <= order.approval_above_cents:
             limit = dollars(order.approval_above_cents)
             self._decision = ApprovalDecision(True, f"not above {limit}")
+
+    async def _wait_for_decision(self, order: Order) -> ApprovalDecision | None:
+        """Wait for a decision until the time is over.
+
+        After a time without a worker, a decision and the timeout may come together. The decision counts.
+        """
         # Scenario 6, the workflow bug: uncomment the next line and restart the worker.
         # raise RuntimeError("workflow bug!")
         with suppress(TimeoutError):
@@ -166,7 +171,7 @@ class OrderWorkflow:
         request = DeliveryRequest(key, authorization, reservation)
         began = workflow.info().get_current_history_length()
         step = workflow.start_activity_method(
-            OrderActivities.deliver_order, request, **retry_unless("LapsedError")
+            OrderActivities.deliver_order, request, **retry_unless(LapsedError)
         )
         try:
             return await asyncio.shield(step)

@@ -15,13 +15,13 @@ from order_fulfillment.shared import OrderStatus
 from order_fulfillment.worker import create_worker
 from order_fulfillment.workflow import OrderWorkflow
 from tests.conftest import Shop
-from tests.history import APPROVED, ORDER, failure_of, place, until_status
+from tests.history import APPROVED, EXECUTOR, ORDER, failure_of, place, until_status
 from tests.page import type_command
 
 
 def serving(client: Client, shop: Shop) -> Worker:
     """A worker in this process, with books that the test can read."""
-    return create_worker(client, shop.task_queue, ShopServices(shop.books))
+    return create_worker(client, shop.task_queue, ShopServices(shop.books), EXECUTOR)
 
 
 def rows_by_order(shop: Shop) -> dict[str, list[str]]:
