@@ -12,7 +12,7 @@ from order_fulfillment.services import ShopServices
 from order_fulfillment.shared import DeliveryRequest, PaymentRequest, ReservationRequest
 
 LAST_OUTAGE_ATTEMPT = 4
-"""The simulated outage fails the order at this attempt. It comes 3.5 seconds after the first."""
+"""The simulated outage fails the order at this attempt."""
 
 
 class OrderActivities:
@@ -32,16 +32,8 @@ class OrderActivities:
 
     @activity.defn
     def reserve_inventory(self, request: ReservationRequest) -> str:
-        """Reserve the goods. OutOfStockError is not retried.
-
-        UnknownItemError is retried until a fix is deployed, and InventoryUnavailableError, the
-        simulated outage, up to `LAST_OUTAGE_ATTEMPT`.
-        """
-        attempt = activity.info().attempt
-        if attempt <= request.outage_attempts:
-            down = "the inventory service is down"
-            last = attempt >= LAST_OUTAGE_ATTEMPT
-            raise ApplicationError(down, type="InventoryUnavailableError", non_retryable=last)
+        """Reserve the goods. UnknownItemError is retried until a fix is deployed."""
+        _simulate_outage(request.outage_attempts)
         items = list(request.quantities.items())
         # Scenario 7, a web shop sends SKUs that end in @@@: uncomment this, restart the worker.
         # items = [(sku.removesuffix("@@@"), quantity) for sku, quantity in items]
@@ -57,3 +49,12 @@ class OrderActivities:
         )
         activity.logger.info("Captured the payment and shipped the goods as %s", tracking_number)
         return tracking_number
+
+
+def _simulate_outage(attempts: int) -> None:
+    """Fail the first attempts of a step."""
+    attempt = activity.info().attempt
+    if attempt <= attempts:
+        down = "the inventory service is down"
+        last = attempt >= LAST_OUTAGE_ATTEMPT
+        raise ApplicationError(down, type="InventoryUnavailableError", non_retryable=last)

@@ -65,12 +65,10 @@ CAPTURE = """
 UPDATE authorizations SET captured_at = :now
 WHERE reference = :reference AND captured_at IS NULL AND lapses_at > :now
 """
-
 SHIP = """
 UPDATE holds SET shipped_at = :now
 WHERE reference = :reference AND shipped_at IS NULL AND lapses_at > :now
 """
-
 TAKE_FROM_STOCK = """
 UPDATE stock SET on_hand = on_hand - quantity
 FROM holds WHERE holds.sku = stock.sku AND reference = ?

@@ -26,10 +26,7 @@ VERBS = {
 
 
 async def decide(handle: OrderHandle, decision: ApprovalDecision, report: Report) -> str | None:
-    """Send a decision, and return it in words, or None if no worker confirms it in time.
-
-    OrderError if another decision stands.
-    """
+    """Send a decision, and tell it; None if no worker confirms it, OrderError if another stands."""
     await orders.describe(handle)  # The ID may be that of another kind of workflow.
     try:
         # The server keeps a signal even while no worker runs. An update would need a worker.

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import signal
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
@@ -28,11 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 def create_worker(
-    client: Client,
-    task_queue: str,
-    services: ShopServices,
-    threads: ThreadPoolExecutor,
-    build_id: str | None = None,
+    client: Client, task_queue: str, services: ShopServices, threads: Executor, build_id: str | None
 ) -> Worker:
     """A worker asks Temporal for tasks, and runs the workflow and the activities they name."""
     steps = OrderActivities(services)
@@ -41,8 +37,8 @@ def create_worker(
         task_queue=task_queue,
         workflows=[OrderWorkflow],
         activities=[steps.process_payment, steps.reserve_inventory, steps.deliver_order],
-        # The activities are plain functions, which run in threads. The worker takes no more of them
-        # than it has threads. Any others would time out while they wait for a thread.
+        # Plain functions run in threads. If the worker took more activities than it has threads, the
+        # others would time out while they wait for a thread.
         activity_executor=threads,
         max_concurrent_activities=THREADS,
         # Each workflow task has a thread, too. Python runs one thread at a time, so the default of a
@@ -52,9 +48,8 @@ def create_worker(
         interceptors=[SignalGuard()],
         # Running activities get this time to finish when the worker is stopped.
         graceful_shutdown_timeout=timedelta(seconds=5),
-        # An order's tasks go to the worker that has the order in its cache. After this time any
-        # worker may take them. With the default of ten seconds, an order would wait longer after a
-        # crash. With less than five, a busy worker would lose tasks.
+        # An order's tasks go to the worker that has the order in its cache. After its crash they
+        # wait this long, until any worker may take them. With less, a busy worker would lose tasks.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=5),
         # In a burst of orders, tasks would wait for the five pollers that are the default.
         workflow_task_poller_behavior=PollerBehaviorAutoscaling(),

@@ -169,7 +169,7 @@ class OrderWorkflow:
     async def _deliver(self, key: str, authorization: str, reservation: str) -> str:
         """Deliver, even if the order is canceled meanwhile: the goods may be on their way."""
         request = DeliveryRequest(key, authorization, reservation)
-        began = workflow.info().get_current_history_length()
+        length_before = workflow.info().get_current_history_length()
         step = workflow.start_activity_method(
             OrderActivities.deliver_order, request, **retry_unless(LapsedError)
         )
@@ -179,7 +179,7 @@ class OrderWorkflow:
             # The approval and the cancel request may have come in one workflow task. The worker handles
             # the signal first, even if it is the later one. Then the history has not grown yet, and the
             # server does not know of this step: `cancel` takes it back.
-            sent = workflow.info().get_current_history_length() > began
+            sent = workflow.info().get_current_history_length() > length_before
             if not sent:
                 step.cancel()
                 raise

@@ -56,7 +56,7 @@ def services() -> ShopServices:
 
 def create_worker(client: Client, task_queue: str) -> Worker:
     """The sample's worker."""
-    created = worker.create_worker(client, task_queue, services(), EXECUTOR)
+    created = worker.create_worker(client, task_queue, services(), EXECUTOR, None)
     # Temporal would retry an activity for ever that the worker does not have.
     lacking = activities().keys() - {each.__name__ for each in created.config()["activities"]}
     assert not lacking, f"worker.py lacks {lacking}"

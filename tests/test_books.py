@@ -21,7 +21,7 @@ from tests.page import type_command
 
 def serving(client: Client, shop: Shop) -> Worker:
     """A worker in this process, with books that the test can read."""
-    return create_worker(client, shop.task_queue, ShopServices(shop.books), EXECUTOR)
+    return create_worker(client, shop.task_queue, ShopServices(shop.books), EXECUTOR, None)
 
 
 def rows_by_order(shop: Shop) -> dict[str, list[str]]:

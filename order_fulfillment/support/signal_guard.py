@@ -6,9 +6,8 @@ from temporalio import worker, workflow
 class SignalGuard(worker.Interceptor):
     """Drops a signal that has no argument, null, or several, for handlers that take one.
 
-    Otherwise an error in the handler fails the workflow task for ever. The SDK itself drops an
-    argument of a wrong type. A default in the handler would not help against several arguments,
-    for which the SDK ignores the handler's type hints.
+    Otherwise an error in the handler fails the workflow task for ever. A default in the handler
+    would not help against several arguments, for which the SDK ignores its type hints.
     """
 
     def workflow_interceptor_class(

@@ -6,8 +6,6 @@ from typing import Any, override
 
 from temporalio import activity, runtime, workflow
 
-from order_fulfillment.support.command_line import printable
-
 LINE = "{asctime} {levelname} {temporal_workflow[workflow_id]}{temporal_activity[workflow_id]}"
 LINE += " {temporal_activity[activity_type]} {message}"
 NOTHING = dict.fromkeys(("workflow_id", "activity_type"), "")
@@ -46,9 +44,4 @@ class _Formatter(logging.Formatter):
         while error:
             lines += traceback.format_exception_only(error)
             error = error.__cause__
-        return "".join(lines)
-
-    @override
-    def format(self, record: logging.LogRecord) -> str:
-        """Called for a record, which may quote a stranger's text."""
-        return "\n".join(map(printable, super().format(record).rstrip().split("\n")))
+        return "".join(lines).rstrip()
