@@ -109,9 +109,10 @@ async def list_pending() -> int:
     waiting = f"TaskQueue = '{TASK_QUEUE}' AND OrderStatus = 'AWAITING_APPROVAL'"
     listed = client.list_workflows(f"{waiting} AND ExecutionStatus = 'Running'")
     for order in sorted([each async for each in listed], key=lambda each: each.start_time):
-        memo = await order.memo()
+        customer = order.typed_search_attributes.get(orders.CUSTOMER, "?")
+        total = await order.memo_value("total", "?")
         started = f"{order.start_time:%Y-%m-%dT%H:%M:%SZ}"
-        cli.print_result(order.id, memo.get("customer", "?"), memo.get("total", "?"), started)
+        cli.print_result(order.id, customer, total, started)
     return 0
 
 

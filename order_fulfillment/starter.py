@@ -37,8 +37,8 @@ async def start(client: Client, order_id: str, order: Order, searchable: bool) -
         id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
         # The Web UI shows these details, in Markdown, to whoever opens the order.
         static_details=f"{items[:1000]}. Total: {total}. Approve it: `{approve}`",
-        # Lists of orders show the memo. They can be searched by the search attributes.
-        memo={"customer": order.customer_name[:100], "total": total},
+        # Lists show the memo and the search attributes, and can be searched by these.
+        memo={"total": total},
         search_attributes=orders.search_attributes(order) if searchable else None,
     )
     # `temporal workflow reset` starts a new run of the order. A handle by ID has the result of that

@@ -118,7 +118,7 @@ def sides(address: str, stack: ExitStack) -> Iterator[Side]:
         # As long as those of starter.py.
         "static_details": "1 temporal-tshirt, 2 temporal-mug. Total: 47.00 USD. "
         "Approve it: `uv run signals.py approve order-12345678`",
-        "memo": {"customer": ORDER.customer_name, "total": "47.00 USD"},
+        "memo": {"total": "47.00 USD"},
     }
     floor = {"workflow": "FloorWorkflow", "arg": 1}
     decision = ApprovalDecision(approved=True, by="Ada")

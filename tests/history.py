@@ -45,7 +45,7 @@ DELIVERED = ["process_payment", "reserve_inventory", "deliver_order"]
 UNDELIVERED = ["process_payment", "reserve_inventory"]
 
 FOLDER = TemporaryDirectory()
-EXECUTOR = ThreadPoolExecutor(10)
+EXECUTOR = ThreadPoolExecutor(worker.THREADS)
 
 
 @cache
