@@ -1,8 +1,8 @@
 """The steps of an order that touch the outside world. They call the services, which do the work.
 
 An activity may run more than once: Temporal retries it when it cannot know that an attempt succeeded.
-So every attempt sends the same idempotency key, and the service acts on it once. An error that
-`workflow.py` names, or that is marked as non-retryable, fails the order. Any other error is retried.
+So every attempt sends the same idempotency key, and the service acts on it once. An error fails the
+order if `retry_unless` names it, or if it is marked as non-retryable. Any other error is retried.
 """
 
 from temporalio import activity

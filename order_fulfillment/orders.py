@@ -16,7 +16,6 @@ from temporalio.client import (
     WorkflowExecutionStatus,
     WorkflowFailureError,
     WorkflowHandle,
-    WorkflowHistory,
     WorkflowQueryFailedError,
 )
 from temporalio.common import SearchAttributeKey, SearchAttributePair, TypedSearchAttributes
@@ -87,7 +86,7 @@ def failed_attempts(description: WorkflowExecutionDescription) -> Iterator[str]:
 
 
 async def follow(handle: OrderHandle, report: Report) -> None:
-    """Report what an order waits for, until it has ended. Then `handle.result()` returns at once.
+    """Report what an order waits for, until it has ended. Then `handle.result()` need not wait.
 
     Alone, `handle.result()` would fail when the server restarts or the order is reset.
     """
@@ -144,34 +143,26 @@ async def worker_answers(handle: OrderHandle) -> AsyncIterator[None]:
 async def _obstacle(handle: OrderHandle) -> str:
     """Say why no worker goes on: the workflow task fails, or none is there."""
     description = (await handle.describe()).raw_description
-    task = description.pending_workflow_task
-    if failure := _failure_of_workflow_task(await handle.fetch_history()):
-        told = f"{WORKFLOW_TASK} {handle.id!r} fails: {_in_words(failure)}; "
-        if task.HasField("started_time"):
-            ago = datetime.now(UTC) - task.started_time.ToDatetime(UTC)
-            told += f"attempt {task.attempt} was {ago.total_seconds():.0f} s ago; "
-        told += GOES_ON
-        if task.attempt > 3:  # The server waits longer and longer: then fifteen seconds.
-            told += f"; to make it now: {RESET} {shlex.quote(handle.id)}"
-        return told
+    task, history = description.pending_workflow_task, await handle.fetch_history()
+    for event in reversed(history.events):
+        failed = event.workflow_task_failed_event_attributes
+        # The server's own reasons have no message, except a reset, which begins a new run.
+        if failed.failure.message and not failed.new_run_id:
+            reason = f"{WORKFLOW_TASK} {handle.id!r} fails: {_in_words(failed.failure)}; "
+            if task.HasField("started_time"):
+                ago = datetime.now(UTC) - task.started_time.ToDatetime(UTC)
+                reason += f"attempt {task.attempt} was {ago.total_seconds():.0f} s ago; "
+            # The server waits longer and longer: fifteen seconds after the fourth attempt.
+            now = f"; to make it now: {RESET} {shlex.quote(handle.id)}" if task.attempt > 3 else ""
+            return f"{reason}{GOES_ON}{now}"
+        if event.HasField("workflow_task_completed_event_attributes"):
+            break
     info = description.workflow_execution_info.versioning_info
     pinned = info.versioning_override.pinned.version  # After `temporal workflow update-options`.
     if version := pinned.build_id or info.deployment_version.build_id:
         start = command("worker.py", "--build-id", version)
         return f"no worker of version {version} answers; start one with: {start}"
     return "no worker answers; start one with: uv run worker.py"
-
-
-def _failure_of_workflow_task(history: WorkflowHistory) -> Failure | None:
-    """The failure of the last workflow task, or None if it did not fail."""
-    for event in reversed(history.events):
-        failed = event.workflow_task_failed_event_attributes
-        # The server's own reasons have no message, except a reset, which begins a new run.
-        if failed.failure.message and not failed.new_run_id:
-            return failed.failure
-        if event.HasField("workflow_task_completed_event_attributes"):
-            break
-    return None
 
 
 def _in_words(failure: Failure) -> str:

@@ -140,7 +140,7 @@ class ShopServices:
             known = "SELECT reference FROM holds WHERE idempotency_key = ?"
             if row := books.execute(known, (key,)).fetchone():
                 return str(row[0])
-            # One order may name an article twice, as the fix of scenario 7 does.
+            # The fix of scenario 7 can make one article out of two.
             insert = "INSERT INTO holds VALUES (?, ?, ?, ?, ?, NULL)"
             insert += " ON CONFLICT DO UPDATE SET quantity = quantity + excluded.quantity"
             reference = f"hold-{token_hex(6)}"

@@ -26,7 +26,7 @@ VERBS = {
 
 
 async def decide(handle: OrderHandle, decision: ApprovalDecision, report: Report) -> str | None:
-    """Send a decision, and tell it; None if no worker confirms it, OrderError if another stands."""
+    """Send a decision; return it, or None if no worker confirms it. OrderError if another stands."""
     await orders.describe(handle)  # The ID may be that of another kind of workflow.
     try:
         # The server keeps a signal even while no worker runs. An update would need a worker.

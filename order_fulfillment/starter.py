@@ -37,7 +37,7 @@ async def start(client: Client, order_id: str, order: Order, searchable: bool) -
         id_reuse_policy=WorkflowIDReusePolicy.REJECT_DUPLICATE,
         # The Web UI shows these details, in Markdown, to whoever opens the order.
         static_details=f"{items[:1000]}. Total: {total}. Approve it: `{approve}`",
-        # Lists show the memo and the search attributes, and can be searched by these.
+        # Lists show the memo and the search attributes. People search by the search attributes.
         memo={"total": total},
         search_attributes=orders.search_attributes(order) if searchable else None,
     )

@@ -48,7 +48,7 @@ def create_worker(
         interceptors=[SignalGuard()],
         # Running activities get this time to finish when the worker is stopped.
         graceful_shutdown_timeout=timedelta(seconds=5),
-        # An order's tasks go to the worker that has the order in its cache. After its crash they
+        # An order's tasks go to the worker that has the order in its cache. If it has crashed, they
         # wait this long, until any worker may take them. With less, a busy worker would lose tasks.
         sticky_queue_schedule_to_start_timeout=timedelta(seconds=5),
         # In a burst of orders, tasks would wait for the five pollers that are the default.

@@ -43,7 +43,7 @@ RESERVATION_MARGIN_SECONDS = 60 * 60
 
 
 def retry_unless(*final_errors: type[Exception]) -> workflow.ActivityConfig:
-    """How Temporal runs a step: until it succeeds, or ends with one of these errors.
+    """How Temporal runs a step: until it succeeds, or fails with exactly one of these errors.
 
     An attempt that gives no answer in time is over, because its worker may be dead. Attempts have no
     limit, so that no number of dead workers fails an order.

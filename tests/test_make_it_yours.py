@@ -229,7 +229,7 @@ async def test_an_order_that_ends_early_gives_back_money_and_goods(
         assert (await expired.result()).status == OrderStatus.EXPIRED
         assert isinstance(await failure_of(canceled), CancelledError)
         assert await steps(canceled) == ["process_payment", "reserve_inventory", "give_back"]
-        late = f"LapsedError: {canceled.id}/"
+        late = f"{canceled.id} reserve_inventory Completing activity as failed: LapsedError: "
         wait_until(lambda: late in copy.log, "the late reservation to be refused")
 
     for table, number in (("authorizations", 3), ("holds", 4)):

@@ -138,7 +138,7 @@ async def test_a_signal_needs_no_python_and_a_malformed_one_decides_nothing_and_
         await order.signal("approve_order", {"approved": False, "note": "by CLI", "since": "v2"})
         assert (await order.result()).message == "rejected: by CLI"
 
-    refused = [line for line in worker.stderr.splitlines() if f" {order.id} " in line]
+    refused = [line for line in worker.stderr.splitlines() if line.split()[3] == order.id]
     dropped = [line for line in refused if "dropping the signal" in line or "Ignored" in line]
     assert len(dropped) == len(malformed)
 

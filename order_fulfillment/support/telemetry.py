@@ -2,10 +2,14 @@
 
 import logging
 import traceback
+from pathlib import Path
 from typing import Any, override
 
 from temporalio import activity, runtime, workflow
 
+from order_fulfillment.support.command_line import printable
+
+PACKAGE = Path(__file__).parents[1]
 LINE = "{asctime} {levelname} {temporal_workflow[workflow_id]}{temporal_activity[workflow_id]}"
 LINE += " {temporal_activity[activity_type]} {message}"
 NOTHING = dict.fromkeys(("workflow_id", "activity_type"), "")
@@ -32,16 +36,18 @@ def set_up_telemetry(metrics_address: str | None) -> runtime.Runtime:
 
 
 class _Formatter(logging.Formatter):
-    """Keeps a failure short: Temporal retries what failed, and the log has each attempt."""
+    """Makes one line of a record: Temporal retries what failed, and the log has each attempt."""
 
     @override
     def formatException(self, exc_info: Any) -> str:
-        """Called for an error. It shows the place in our code, the error and its causes."""
+        """Called for an error. Return it with its cause, and the way to it through our files."""
         error = exc_info[1]
-        stack = traceback.extract_tb(error.__traceback__)
-        own = [frame for frame in stack if "/site-packages/" not in frame.filename]
-        lines = traceback.format_list(own[-1:])
-        while error:
-            lines += traceback.format_exception_only(error)
-            error = error.__cause__
-        return "".join(lines).rstrip()
+        stack = [(Path(at.filename), at.lineno) for at in traceback.extract_tb(exc_info[2])]
+        ours = [f"{file.name}:{line}" for file, line in stack if file.is_relative_to(PACKAGE)]
+        cause = f": {error.__cause__}" if error.__cause__ else ""
+        return f"{type(error).__name__}: {error}{cause} ({', '.join(ours)})"
+
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        """Called for a record, which may quote what a stranger wrote."""
+        return printable(super().format(record).replace("\n", ": ", 1))
