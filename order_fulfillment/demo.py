@@ -232,11 +232,10 @@ async def play(scenario: list[str] | None, pause: bool, keep: bool) -> int:
 
 def main() -> None:
     """Read the command line and play."""
+    names = list(scenarios())
     parser = ArgumentParser(description="Play the scenarios of README, with a worker of their own.")
-    help = f"play this one; repeat it for several (default: all): {', '.join(scenarios())}"
-    parser.add_argument(
-        "--scenario", metavar="NAME", action="append", choices=scenarios(), help=help
-    )
+    help = f"play this one; repeat it for several (default: all): {', '.join(names)}"
+    parser.add_argument("--scenario", metavar="NAME", action="append", choices=names, help=help)
     parser.add_argument("--pause", action="store_true", help="wait for Enter before each command")
     parser.add_argument("--keep", action="store_true", help="leave three orders until Ctrl-C")
     run(play(**vars(parser.parse_args())), interrupted="whatever the demo started is stopped")

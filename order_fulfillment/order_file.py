@@ -2,7 +2,7 @@
 
     {"order_id": "A-17", "customer_name": "Ada", "items": [{"sku": "temporal-mug", "quantity": 2}]}
 
-An order may have a `card`, too, and an item a `unit_price_cents`.
+Only `items` is needed. An order may have a `card`, too, and an item a `unit_price_cents`.
 """
 
 import json
@@ -32,8 +32,9 @@ def parse(line: bytes, defaults: Order) -> tuple[str | None, Order]:
     order_id = fields.pop("order_id", None)
     if order_id == "":
         raise ValueError("order_id: empty")
-    if "items" in fields:
-        fields["items"] = [_item(f"items.{n}.", item) for n, item in enumerate(fields["items"])]
+    if "items" not in fields:
+        raise ValueError("items: missing")
+    fields["items"] = [_item(f"items.{n}.", item) for n, item in enumerate(fields["items"])]
     if "card" in fields:
         card = _object("card.", fields["card"], token=str, expiry=str)
         fields["card"] = replace(defaults.card, **card)

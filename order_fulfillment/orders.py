@@ -56,10 +56,10 @@ async def ensure_search_attributes(client: Client, report: Report) -> bool:
     keyword = IndexedValueType.INDEXED_VALUE_TYPE_KEYWORD
     attributes = {ORDER_STATUS.name: keyword, CUSTOMER.name: keyword}
     request = AddSearchAttributesRequest(namespace=client.namespace, search_attributes=attributes)
+    with suppress(RPCError):  # A server refuses to count by an attribute that it lacks.
+        await client.count_workflows(" AND ".join(f"{name} = ''" for name in attributes))
+        return True
     try:
-        with suppress(RPCError):  # A server refuses to count by an attribute that it lacks.
-            await client.count_workflows(" AND ".join(f"{name} = ''" for name in attributes))
-            return True
         await client.operator_service.add_search_attributes(request)
     except RPCError as error:
         create = "temporal operator search-attribute create --type Keyword --name"

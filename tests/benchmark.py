@@ -115,9 +115,7 @@ def sides(address: str, stack: ExitStack) -> Iterator[Side]:
         "workflow": "OrderWorkflow",
         "arg": ORDER,
         "id_reuse_policy": WorkflowIDReusePolicy.REJECT_DUPLICATE,
-        # As long as those of starter.py.
-        "static_details": "1 temporal-tshirt, 2 temporal-mug. Total: 47.00 USD. "
-        "Approve it: `uv run signals.py approve order-12345678`",
+        "static_details": "." * 107,  # As long as those of starter.py.
         "memo": {"total": "47.00 USD"},
     }
     floor = {"workflow": "FloorWorkflow", "arg": 1}

@@ -61,7 +61,8 @@ async def test_an_order_starts_where_no_search_attribute_may_be_created(shop: Sh
             )
         )
         shop = shop.with_environment(TEMPORAL_ADDRESS=address_of(server.client))
-        (shop.folder / "orders.jsonl").write_text('{"order_id": "A-1"}\n{"order_id": "A-2"}\n')
+        line = '{"order_id": "A-%d", "items": [{"sku": "temporal-mug"}]}\n'
+        (shop.folder / "orders.jsonl").write_text(line % 1 + line % 2)
 
         with shop.worker():
             started = shop.run("starter.py", "--file", "orders.jsonl")

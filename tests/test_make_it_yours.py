@@ -189,7 +189,8 @@ def test_steps_and_a_field_are_added_as_shown(shop: Shop) -> None:
 
     recorded = len(list((ROOT / "tests/histories").glob("*.json"))) + 1
     assert f" {recorded + 1} passed" in tested
-    (shop.folder / "gifts.jsonl").write_text('{"gift_message": "Happy birthday!"}')
+    gift = '{"items": [{"sku": "temporal-mug"}], "gift_message": "Hi!"}'
+    (shop.folder / "gifts.jsonl").write_text(gift)
     started = copy.run("starter.py", "--file", "gifts.jsonl")
     assert started.stderr.endswith("1 started, 0 existed already, 0 invalid\n")
 

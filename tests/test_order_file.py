@@ -20,6 +20,7 @@ from tests.history import ORDER
 from tests.script import wait_until
 
 MUG = {"sku": "temporal-mug"}
+MUGS: dict[str, Any] = {"items": [MUG]}
 
 
 def parse(line: Any) -> tuple[str | None, Order]:
@@ -41,15 +42,15 @@ def test_what_an_order_leaves_out_comes_from_the_model_and_the_catalogue() -> No
         card=Card("tok", "01/50"),
     )
     assert parse(given) == ("A-1", order)
-    assert parse({}) == (None, ORDER)
+    assert parse(MUGS) == (None, replace(ORDER, items=[OrderItem("temporal-mug", 1, 12_00)]))
 
 
 def test_what_real_exports_have_is_no_mistake(tmp_path: Path) -> None:
     file = tmp_path / "export.jsonl"
-    file.write_bytes(b"\xef\xbb\xbf{}\r\n\r\n{}\n   \n")
+    file.write_bytes(b"\xef\xbb\xbf%b\r\n\r\n%b\n   \n" % (2 * (json.dumps(MUGS).encode(),)))
     lines = order_file.read(str(file))
     assert [number for number, _ in lines] == [1, 3]
-    assert [order_file.parse(line, ORDER) for _, line in lines] == 2 * [(None, ORDER)]
+    assert [order_file.parse(line, ORDER) for _, line in lines] == 2 * [parse(MUGS)]
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,7 @@ def test_what_real_exports_have_is_no_mistake(tmp_path: Path) -> None:
         ({"approval_above_cents": 10**11}, "approval_above_cents: no such field"),
         ({"customer_name": 5}, "customer_name: 5 is not text"),
         ({"order_id": ""}, "order_id: empty"),
+        ({"customer_name": "Ada"}, "items: missing"),
         ({"items": []}, "items: an order needs at least one"),
         ({"items": {"0": MUG}}, "is not a list"),
         ({"items": [MUG | {"quantity": 0}]}, "items.0.quantity: 0 is not from 1 to 1000"),
@@ -71,7 +73,7 @@ def test_what_real_exports_have_is_no_mistake(tmp_path: Path) -> None:
         ({"items": [MUG | {"unit_price_cents": 10**19}]}, "items.0.unit_price_cents: 100000"),
         ({"items": [{"sku": "new"}]}, "items.0.unit_price_cents: missing, and the catalogue"),
         ({"items": [MUG | {"size": 3}]}, "items.0.size: no such field; there are: sku, quantity"),
-        ({"card": {"expiry": "2027-01"}}, "card.expiry: '2027-01' is not of the form MM/YY"),
+        (MUGS | {"card": {"expiry": "2027-01"}}, "card.expiry: '2027-01' is not of the form MM/YY"),
     ],
     ids=lambda value: str(value)[:40],
 )
@@ -89,8 +91,10 @@ def write(shop: Shop, lines: Iterable[object]) -> str:
 
 
 def test_mistakes_are_told_and_the_other_orders_start_once(shop: Shop) -> None:
-    orders: list[object] = [{"order_id": f"{shop.task_queue}-{number}"} for number in range(3)]
-    path = write(shop, [*orders, {"items": [MUG | {"quantity": 0}]}, {"order_id": "x" * 1001}])
+    orders: list[object] = [MUGS | {"order_id": f"{shop.task_queue}-{n}"} for n in range(3)]
+    path = write(
+        shop, [*orders, {"items": [MUG | {"quantity": 0}]}, MUGS | {"order_id": "x" * 1001}]
+    )
 
     first = shop.run("starter.py", "--file", path)
     second = shop.run("starter.py", "--file", path)
@@ -119,8 +123,8 @@ def test_ctrl_c_ends_the_waiting_for_a_pipe(shop: Shop) -> None:
 def test_results_are_printed_and_a_failed_order_ends_in_exit_code_1(open_shop: Shop) -> None:
     prefix = f"wait-{uuid4()}"
     orders: list[object] = [
-        {"order_id": f"{prefix}-1"},
-        {"order_id": f"{prefix}-2", "card": {"expiry": "12/23"}},
+        MUGS | {"order_id": f"{prefix}-1"},
+        MUGS | {"order_id": f"{prefix}-2", "card": {"expiry": "12/23"}},
         {"order_id": f"{prefix}-3", "items": [MUG | {"quantity": 50}]},
     ]
     options = ("--wait-result", "--approval-above", "500", "--approval-timeout", "0.1")

@@ -24,10 +24,11 @@ async def test_a_crowd_is_listed_and_decided_about_even_if_nobody_reads_the_outp
         assert pending(shop) == []
         elsewhere = await place(dev_server, f"{shop.task_queue}-2", listed=True)
         spoiled, first = f"spoiled-{uuid4()}", f"first-{uuid4()}"
+        mug = {"items": [{"sku": "temporal-mug"}]}
         lines = [
-            {"order_id": first, "customer_name": "Ada\tB."},
+            mug | {"order_id": first, "customer_name": "Ada\tB."},
             {"order_id": spoiled, "items": [{"sku": "new", "unit_price_cents": 1}]},
-            *({} for _ in range(4)),
+            *(mug for _ in range(4)),
         ]
         (shop.folder / "crowd.jsonl").write_text("\n".join(map(json.dumps, lines)))
         started = shop.run("starter.py", "--file", "crowd.jsonl", "--approval-timeout", "100")
@@ -43,7 +44,7 @@ async def test_a_crowd_is_listed_and_decided_about_even_if_nobody_reads_the_outp
             await dev_server.get_workflow_handle(order_id).terminate()
 
     assert sorted(order_id for order_id, *_ in found) == sorted([first, *waiting])
-    assert [line[:3] for line in found if line[0] == first] == [[first, "Ada B.", "47.00 USD"]]
+    assert [line[:3] for line in found if line[0] == first] == [[first, "Ada B.", "12.00 USD"]]
     assert all(re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", line[3]) for line in found)
     assert found == sorted(found, key=lambda line: line[3])
     results = [json.loads(line.split("\t")[1]) for line in ended.stdout.splitlines()]

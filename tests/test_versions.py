@@ -21,8 +21,7 @@ NUMBER = 20
 WAIT = "            self._enter(OrderStatus.AWAITING_APPROVAL)\n"
 GIFT = """\
             socks = ReservationRequest(f"{key}/gift", {"temporal-socks": 1}, 60)
-            step = OrderActivities.reserve_inventory
-            await workflow.execute_activity_method(step, socks, **retry_unless())
+            await workflow.execute_activity("reserve_inventory", socks, **retry_unless())
 """
 
 
