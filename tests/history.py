@@ -150,7 +150,7 @@ async def until_event(handle: OrderHandle, name: str) -> None:
 async def failure_of(order: OrderHandle) -> ApplicationError | CancelledError:
     """The error that made an activity, and with it the order, fail; or the cancellation."""
     with pytest.raises(WorkflowFailureError) as failed:
-        await order.result()
+        await asyncio.wait_for(order.result(), 20)
     cause: BaseException | None = failed.value.cause
     if isinstance(cause, ActivityError):
         cause = cause.cause
